@@ -1,0 +1,108 @@
+"""What the whole process shares: connections, the gate on requests in flight, the memory of 429s.
+
+Nothing here knows a key. All of it belongs to the background loop (`portal`). HTTP/1.1 only:
+h2's header compression writes whole headers, keys included, to its debug log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.metadata import version
+from platform import python_version
+from random import Random
+
+import httpx
+
+from prefect_cometapi.pacing import Brake
+from prefect_cometapi.settings import CometAPISettings
+
+USER_AGENT = f"prefect-cometapi/{version('prefect-cometapi')} (python/{python_version()})"
+
+#: A create never rides on a connection that has been idle for longer, in seconds: servers drop
+#: idle connections (often after 5 s), and a create lost that way looks like one that was accepted.
+CREATE_IDLE = 2.0
+#: A query may: losing one costs nothing.
+QUERY_IDLE = 30.0
+#: Longest silence while an output is being fetched, in seconds.
+DOWNLOAD_SILENCE = 30.0
+
+_random = Random()  # noqa: S311 - spreads requests out, guards nothing
+
+
+@dataclass
+class Connections:
+    """Connections, gates and brakes of the process."""
+
+    creates: httpx.AsyncClient
+    queries: httpx.AsyncClient
+    downloads: httpx.AsyncClient
+    gate: asyncio.Semaphore
+    download_gate: asyncio.Semaphore
+    #: By API root: what one account is told to slow down for, the next one would be told too.
+    brakes: defaultdict[str, Brake] = field(default_factory=lambda: defaultdict(Brake))
+
+    @asynccontextmanager
+    async def turn(self, api_root: str) -> AsyncGenerator[None]:
+        """Wait for the end of the last "too many requests" and for room in the gate."""
+        brake = self.brakes[api_root]
+        while (wait := brake.wait(time.monotonic())) > 0:  # noqa: ASYNC110 - time is the event
+            await asyncio.sleep(wait * _random.uniform(1.0, 1.1))
+        async with self.gate:
+            yield
+
+
+_shared: dict[tuple[object, ...], Connections] = {}
+
+#: What httpx reads from the environment when a client is made.
+_PROXY_AND_CA = (
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+
+
+def connections(settings: CometAPISettings) -> Connections:
+    """The process' connections; call it on the background loop."""
+    key = (
+        asyncio.get_running_loop(),
+        settings.connect_timeout,
+        settings.requests_in_flight,
+        settings.downloads_in_flight,
+        *(os.environ.get(name) for name in _PROXY_AND_CA),
+    )
+    if key not in _shared:
+        _shared[key] = Connections(
+            creates=_http(settings, read=None, idle=CREATE_IDLE),
+            queries=_http(settings, read=None, idle=QUERY_IDLE),
+            downloads=_http(settings, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+            gate=asyncio.Semaphore(settings.requests_in_flight),
+            download_gate=asyncio.Semaphore(settings.downloads_in_flight),
+        )
+    return _shared[key]
+
+
+def _http(settings: CometAPISettings, *, read: float | None, idle: float) -> httpx.AsyncClient:
+    """An httpx client that takes proxies and CA from the environment, and keeps no cookies.
+
+    Args:
+        settings: For the connect time-out.
+        read: Longest silence in seconds; None where the whole request has a time-out of its own.
+        idle: How long an unused connection is kept, in seconds.
+    """
+    return httpx.AsyncClient(
+        headers={"user-agent": USER_AGENT},
+        timeout=httpx.Timeout(read, connect=settings.connect_timeout, pool=None),
+        limits=httpx.Limits(max_connections=None, keepalive_expiry=idle),
+        # Several accounts share the client: a cookie of one must not travel with another.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        # This machine is not reached through a proxy, and the simulator lives there.
+        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+        follow_redirects=False,
+    )

@@ -1,0 +1,279 @@
+"""What went wrong with a request: the failure table as code. No I/O.
+
+The HTTP status alone misleads here (a wrong path is HTML with status 200, a wrong input may be a
+500, an unknown model a 503), so replies are read whole. The facts come from Replicate's HTTP
+reference, CometAPI's documentation and third parties' recordings of the live service.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum, StrEnum
+from typing import Any, NoReturn
+
+from prefect_cometapi.errors import (
+    AccountError,
+    InputRejected,
+    ModelNotFound,
+    NeverDelivered,
+    PredictionNotFound,
+    RateLimited,
+    RequestError,
+    RequestRejected,
+    UnknownOutcome,
+)
+
+#: A query soon after the create may not find the prediction yet; seen for some seconds on a
+#: sister route, so a minute is generous.
+NOT_FOUND_TOLERANCE = 60.0
+
+
+class Call(StrEnum):
+    """The kinds of request, by what sending one twice would mean."""
+
+    CREATE = "create"  # paid: twice is paid twice
+    QUERY = "query"  # free: may be sent any number of times
+    CANCEL = "cancel"  # free, and best effort
+
+
+class Step(Enum):
+    """What follows a failed request."""
+
+    SEND_AGAIN = "send again, until the deadline"
+    RAISE = "raise"
+    IN_DOUBT = "it may have been accepted: raise, and never send it again unasked"
+
+
+def next_step(call: Call, error: RequestError, *, age: float = math.inf) -> Step:
+    """The failure table: what to do after `error` came of `call`.
+
+    Args:
+        call: What was asked for.
+        error: How it failed, as classified by `raise_for_error` or the HTTP client.
+        age: Seconds since the prediction was created; matters to a query that does not find it.
+    """
+    match error:
+        case NeverDelivered() | RateLimited():
+            return Step.SEND_AGAIN
+        case AccountError():
+            # A key that stopped working does not come back by asking again; the prediction goes
+            # on and stays collectable.
+            return Step.RAISE
+        case UnknownOutcome():
+            return Step.IN_DOUBT if call is Call.CREATE else Step.SEND_AGAIN
+        case PredictionNotFound() if age >= NOT_FOUND_TOLERANCE:
+            return Step.RAISE
+        case _:
+            return Step.SEND_AGAIN if call is Call.QUERY else Step.RAISE
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply as it arrived."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def json(self) -> Any:
+        """The decoded body, or None where it is not JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            return None
+
+    def header(self, name: str) -> str | None:
+        """A header by its lower-case name."""
+        return next((v for k, v in self.headers.items() if k.lower() == name), None)
+
+    @property
+    def is_html(self) -> bool:
+        """True for a web page, which is what a wrong path brings, with status 200."""
+        declared = (self.header("content-type") or "").lower()
+        return "html" in declared or self.body.lstrip()[:1] == b"<"
+
+
+def raise_for_error(reply: Reply, call: Call, about: str) -> None:
+    """Raise the classified error that `reply` is; return where it may be a success.
+
+    Args:
+        reply: The answer.
+        call: What was asked for.
+        about: Whom the message is about, such as `prediction abc` or `model owner/name`.
+    """
+    status, code = reply.status, code_of(reply.json)
+
+    def fail(kind: type[RequestError], what: str, then: str, **details: Any) -> NoReturn:
+        raise kind(
+            f"{what} ({call}, {about}, HTTP {status}).{_quote(reply)} {then}",
+            status=status,
+            code=code or None,
+            request_id=request_id_of(reply),
+            **details,
+        )
+
+    if code in ("task_not_exist", "task_not_found") and call is not Call.CREATE:
+        fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
+    if 200 <= status < 300:
+        if reply.is_html and not isinstance(reply.json, dict):
+            fail(
+                RequestRejected,
+                "A web page came back instead of an API reply",
+                "The base URL or the route is wrong; nothing was accepted.",
+            )
+        return
+    if status == 429:
+        fail(
+            RateLimited,
+            "Too many requests",
+            "It was not accepted and may be sent again after a while.",
+            retry_after=asked_wait(reply),
+        )
+    if status == 401:
+        fail(AccountError, "The API key is missing or wrong", "Set a valid key, then run again.")
+    if status == 402:
+        fail(AccountError, "The account has too little credit", "Add credit, then run again.")
+    if status == 403 or code == "insufficient_user_quota":
+        fail(
+            AccountError,
+            "The account may not do this, or its quota is used up",
+            "Check the account's quota and permissions, then run again.",
+        )
+    if code == "model_not_found" or (status == 404 and call is Call.CREATE):
+        fail(
+            ModelNotFound,
+            "The service has no such model for this account",
+            "Check the model id (owner/name) in the vendor's list of models.",
+        )
+    if code == "invalid_request" or (status in (400, 422) and call is Call.CREATE):
+        fail(
+            InputRejected,
+            "The input was refused",
+            "Correct it; sending the same again will not help. Nothing was paid.",
+            invalid_fields=_invalid_fields(reply.json),
+        )
+    if status == 404 and isinstance(reply.json, dict):
+        fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
+    if status >= 500:
+        fail(
+            UnknownOutcome,
+            "Trouble behind the service's gateway",
+            "The request may have been carried out all the same.",
+        )
+    fail(RequestRejected, "The request was refused", "Check the base URL and the arguments.")
+
+
+_CHECK_ID = "Check the id, and that it was created with this account and at this base URL."
+
+
+def asked_wait(reply: Reply) -> float | None:
+    """Seconds that a 429 asks to wait, by the longest of the forms it is written in.
+
+    A `Retry-After` header in seconds or as a date, a `ratelimit-reset` header, `retry_after` in
+    the body, or "resets in ~5s" in its words. None where it names none.
+    """
+    body = reply.json
+    found = [
+        _seconds_or_date(reply.header("retry-after"), reply.received_at),
+        _seconds_or_epoch(reply.header("ratelimit-reset"), reply.received_at),
+    ]
+    if isinstance(body, dict):
+        inner = body.get("error")
+        found.append(_number(body.get("retry_after")))
+        found.append(_number(inner.get("retry_after")) if isinstance(inner, dict) else None)
+    if match := re.search(r"resets? in\s+~?\s*(\d+(?:\.\d+)?)\s*(ms|m\b|s)?", words_of(reply)):
+        unit = {"ms": 0.001, "m": 60.0}.get(match[2] or "s", 1.0)
+        found.append(float(match[1]) * unit)
+    return max((wait for wait in found if wait is not None and wait >= 0), default=None)
+
+
+def code_of(body: Any) -> str:
+    """The machine-readable error code of a body, or an empty text."""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    code = error.get("code") if isinstance(error, dict) else body.get("code")
+    return code if isinstance(code, str) and code != "success" else ""
+
+
+def words_of(reply: Reply) -> str:
+    """What a reply says, in the service's own words, whichever of its error shapes it has."""
+    body = reply.json
+    if not isinstance(body, dict):
+        said = "" if reply.is_html else reply.body[:300].decode("utf-8", "replace")
+    elif isinstance(error := body.get("error"), dict):
+        said = as_text(error.get("message")) or as_text(error.get("code"))
+    elif error:
+        said = as_text(error)
+    else:
+        detail = as_text(body.get("detail")) or as_text(body.get("message"))
+        said = ": ".join(part for part in (as_text(body.get("title")), detail) if part)
+    return " ".join(said.split())[:1000]
+
+
+def request_id_of(reply: Reply) -> str | None:
+    """The service's id of the request, which its support asks for."""
+    if match := re.search(r"request id:\s*([\w-]+)", words_of(reply)):
+        return match[1]
+    return reply.header("x-request-id") or reply.header("x-oneapi-request-id")
+
+
+def as_text(value: Any) -> str:
+    """Text as it is, nothing as an empty text, anything else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _quote(reply: Reply) -> str:
+    said, request_id = words_of(reply), request_id_of(reply)
+    quote = f" The service says: {said.rstrip('.')}." if said else ""
+    if request_id and request_id not in said:
+        quote += f" (request id: {request_id})"
+    return quote
+
+
+def _invalid_fields(body: Any) -> tuple[str, ...]:
+    fields = body.get("invalid_fields") if isinstance(body, dict) else None
+    return tuple(
+        f"{as_text(one.get('field'))}: {as_text(one.get('description'))}"
+        for one in (fields if isinstance(fields, list) else [])
+        if isinstance(one, dict)
+    )
+
+
+def _seconds_or_date(value: str | None, now: datetime) -> float | None:
+    if value is None:
+        return None
+    if (seconds := _number(value)) is not None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - now).total_seconds())
+
+
+def _seconds_or_epoch(value: str | None, now: datetime) -> float | None:
+    seconds = _number(value)
+    # Some gateways give the moment of the reset instead of the seconds until it.
+    return seconds - now.timestamp() if seconds is not None and seconds > 1e9 else seconds
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,188 @@
+"""The job block: a model, its input, credentials and storage, saved and edited in the UI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect.blocks.abstract import JobBlock, JobRun
+from prefect.context import FlowRunContext, TaskRunContext
+from pydantic import Field, HttpUrl, field_validator
+
+from prefect_cometapi import lifecycle, portal
+from prefect_cometapi.credentials import LOGO_URL, PROJECT_URL, CometAPICredentials
+from prefect_cometapi.ledger import current_scope
+from prefect_cometapi.models import Generation, Prediction
+from prefect_cometapi.reports import RunLog
+from prefect_cometapi.storage import check_prefix, open_storage
+from prefect_cometapi.urls import check_model
+
+T = TypeVar("T")
+
+
+def _dispatch(function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Any:
+    """The result in sync code, a coroutine of it in async code.
+
+    Prefect's abstract methods are async under their plain names, and its users call them from
+    sync flows all the same. `portal.call` runs them there.
+    """
+    context = TaskRunContext.get() or FlowRunContext.get()
+    running = getattr(context, "task", None) or getattr(context, "flow", None)
+    if running is not None:
+        in_async_code = bool(running.isasync)
+    else:
+        in_async_code = asyncio._get_running_loop() is not None
+    return function(*args) if in_async_code else portal.call(function, *args)
+
+
+class PredictionJob(JobBlock[Generation]):
+    """Stores a ready-to-run prediction: model, input, credentials and storage.
+
+    Example:
+        Run a saved job, in sync code:
+        ```python
+        from prefect import flow
+        from prefect_cometapi import PredictionJob
+
+        @flow
+        def nightly_boat():
+            job = PredictionJob.load("BLOCK_NAME")
+            run = job.trigger()
+            run.wait_for_completion()
+            return run.fetch_result()
+        ```
+        In async code, await `aload`, `trigger`, `wait_for_completion` and `fetch_result`.
+    """
+
+    _block_type_name = "CometAPI Prediction Job"
+    _block_type_slug = "cometapi-prediction-job"
+    _logo_url = LOGO_URL
+    _documentation_url = HttpUrl(f"{PROJECT_URL}#readme")
+
+    credentials: CometAPICredentials = Field(description="The key, and the API that it belongs to.")
+    model: str = Field(
+        description="The model, as owner/name.",
+        examples=["black-forest-labs/flux-schnell"],
+    )
+    input: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The model's parameters; those given to trigger() are laid over them.",
+        examples=[{"prompt": "A paper boat on calm water", "aspect_ratio": "1:1"}],
+    )
+    storage: str = Field(
+        default="pictures",
+        description="Where outputs go: a folder, or a saved block as block://type-slug/name.",
+    )
+    prefix: str = Field(
+        default="", description="A relative path in front of the names of the files."
+    )
+    timeout: float = Field(
+        default=600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from the submission until the wait is given up.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, value: str) -> str:
+        return check_model(value)
+
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        return check_prefix(value)
+
+    # Typed Any: it is a PredictionRun in sync code and an awaitable of one in async code.
+    def trigger(self, input: dict[str, Any] | None = None, sample: int = 0) -> Any:
+        """Create the prediction; `await` it in async code. See `atrigger`."""
+        return _dispatch(self.atrigger, input, sample)
+
+    async def atrigger(self, input: dict[str, Any] | None = None, sample: int = 0) -> PredictionRun:
+        """Check the storage, then create the prediction.
+
+        Args:
+            input: Parameters that are laid over the stored ones.
+            sample: Tells equal requests of one flow run apart; see `create_prediction`.
+
+        Returns:
+            The run, to wait for and to fetch results from.
+
+        Raises:
+            StorageError: The storage can not be written to; nothing was sent.
+            CometAPIError: Whatever `create_prediction` raises.
+        """
+        merged = self.input | (input or {})
+        lifecycle.check_request(self.model, merged, sample)
+        prediction = await portal.acall(self._submit, merged, sample)
+        return PredictionRun(self, prediction)
+
+    async def _submit(self, input: dict[str, Any], sample: int) -> Prediction:
+        await (await open_storage(self.storage)).check()
+        return await lifecycle.submit(
+            self.credentials.get_client(),
+            self.model,
+            input,
+            sample=sample,
+            scope=await asyncio.to_thread(current_scope),
+            observer=RunLog(),
+        )
+
+
+class PredictionRun(JobRun[Generation]):
+    """A prediction that a `PredictionJob` has created.
+
+    Attributes:
+        job: The job that created it.
+        prediction: Its last known state.
+    """
+
+    def __init__(self, job: PredictionJob, prediction: Prediction) -> None:
+        self.job = job
+        self.prediction = prediction
+
+    def wait_for_completion(self) -> Any:
+        """Poll until it has succeeded; `await` it in async code. See `await_for_completion`."""
+        return _dispatch(self.await_for_completion)
+
+    async def await_for_completion(self) -> None:
+        """Poll until it has succeeded.
+
+        Raises:
+            PredictionError: It failed, was canceled, or was not finished in time.
+            RequestError: See `poll_prediction`.
+        """
+        self.prediction = await lifecycle.wait(
+            self.job.credentials.get_client(),
+            self.prediction,
+            timeout=self.job.timeout,
+            observer=RunLog(),
+        )
+
+    def fetch_result(self) -> Any:
+        """Save the outputs; `await` it in async code. See `afetch_result`."""
+        return _dispatch(self.afetch_result)
+
+    async def afetch_result(self) -> Generation:
+        """Save the outputs of the completed prediction to the job's storage.
+
+        Returns:
+            The prediction and its files.
+
+        Raises:
+            InvalidInput: It has not succeeded; wait for its completion first.
+            OutputError: See `save_outputs`.
+        """
+        files = await portal.acall(self._save)
+        return Generation(prediction=self.prediction, files=files)
+
+    async def _save(self) -> list[Any]:
+        store = await open_storage(self.job.storage)
+        return await lifecycle.save(
+            self.job.credentials.get_client(),
+            self.prediction,
+            store,
+            prefix=self.job.prefix,
+            observer=RunLog(),
+        )

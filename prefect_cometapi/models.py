@@ -1,0 +1,129 @@
+"""Plain data: predictions and the files saved from them.
+
+Frozen pydantic models with a JSON round trip and without credentials, so that Prefect may
+store them as results, show them and send them to other machines.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: How long the service keeps the outputs of a finished prediction (documented).
+OUTPUT_LIFETIME = timedelta(hours=1)
+
+
+class PredictionStatus(StrEnum):
+    """Where a prediction is in its life. The names are Replicate's."""
+
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    #: Canceled while it ran; billed for the time it ran.
+    CANCELED = "canceled"
+    #: Ended before it ran; not billed.
+    ABORTED = "aborted"
+
+    @property
+    def finished(self) -> bool:
+        """True where nothing more will happen to the prediction."""
+        return self not in (PredictionStatus.STARTING, PredictionStatus.PROCESSING)
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Prediction(_Data):
+    """One paid generation job, as the service last described it."""
+
+    id: str = Field(description="The service's id of the prediction.")
+    model: str = Field(description="The model, as `owner/name`.")
+    status: PredictionStatus = Field(description="Where it is in its life.")
+    api_root: str = Field(description="The API that it was created on; ids mean nothing elsewhere.")
+    service_status: str = Field(
+        default="", description="The status in the service's own word, also where it is unknown."
+    )
+    input: dict[str, Any] = Field(
+        default_factory=dict, description="The model's input, as the service repeated it."
+    )
+    output: Any = Field(
+        default=None, description="URLs, text, an object, a number: whatever the model makes."
+    )
+    error: str | None = Field(default=None, description="The service's reason for a failure.")
+    logs: str = Field(default="", description="The model's own log.")
+    metrics: dict[str, Any] = Field(
+        default_factory=dict, description="The service's measurements, such as `predict_time`."
+    )
+    version: str | None = Field(default=None, description="The model's version; can be `hidden`.")
+    data_removed: bool = Field(
+        default=False, description="True once the service has deleted input, output and logs."
+    )
+    created_at: datetime | None = Field(default=None, description="By the service's clock.")
+    started_at: datetime | None = Field(default=None, description="By the service's clock.")
+    completed_at: datetime | None = Field(default=None, description="By the service's clock.")
+    submitted_at: datetime | None = Field(
+        default=None, description="When the create was sent, by the clock of the sender."
+    )
+
+    @property
+    def finished(self) -> bool:
+        """True where nothing more will happen to it."""
+        return self.status.finished
+
+    @property
+    def run_time(self) -> float | None:
+        """Seconds the model ran: the service's `predict_time`, or start to completion."""
+        predict_time = self.metrics.get("predict_time")
+        if isinstance(predict_time, int | float):
+            return float(predict_time)
+        return _seconds(self.started_at, self.completed_at)
+
+    @property
+    def queue_time(self) -> float | None:
+        """Seconds between creation and start, by the service's clock."""
+        return _seconds(self.created_at, self.started_at)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the service deletes the outputs; None while it is not finished."""
+        return self.completed_at and self.completed_at + OUTPUT_LIFETIME
+
+
+class SavedFile(_Data):
+    """One output, safe in the user's storage."""
+
+    location: str = Field(description="Where it is: a path, or the storage's name for the object.")
+    name: str = Field(description="Its name below the storage's root.")
+    output: str = Field(description="Which output it is, such as `output[0]` or `output.mask`.")
+    media_type: str = Field(description="What its first bytes say it is, such as `image/webp`.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(description="Hash of its bytes, in hexadecimal.")
+
+
+class Generation(_Data):
+    """A prediction that succeeded, together with its saved files."""
+
+    prediction: Prediction
+    files: list[SavedFile]
+
+
+class Cancellation(_Data):
+    """What came of asking the service to cancel a prediction."""
+
+    prediction_id: str
+    accepted: bool = Field(description="True where the service said that it is canceled.")
+    message: str = Field(description="What the service answered, in a sentence.")
+    prediction: Prediction | None = Field(
+        default=None, description="The prediction as the answer described it, where it did."
+    )
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return max(0.0, (end - start).total_seconds())

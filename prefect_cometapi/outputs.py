@@ -1,0 +1,321 @@
+"""Outputs become files: streamed, bounded, verified, moved into place whole."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import httpx
+
+from prefect_cometapi import filetypes
+from prefect_cometapi.client import CometAPIClient
+from prefect_cometapi.errors import (
+    InvalidInput,
+    OutputDamaged,
+    OutputError,
+    OutputExpired,
+    OutputRefused,
+)
+from prefect_cometapi.filetypes import FileType
+from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
+from prefect_cometapi.storage import Store, check_prefix
+from prefect_cometapi.urls import check_prediction_id, redact
+
+#: How often an output that is not served, or arrives damaged, is fetched again: delivery hosts
+#: lag behind the prediction for a moment.
+TRIES = 3
+
+# --- what there is to save (pure) -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file's worth of an output: a URL to fetch, or content that is here already."""
+
+    where: str
+    url: str | None = None
+    content: bytes = b""
+    kind: FileType | None = None
+
+
+def find_parts(output: Any) -> list[Part]:
+    """Take an output apart into files, in a stable order.
+
+    One URL, a list of them or an object with URLs inside: a file each, and what the object says
+    besides as JSON. Text, or a list of text tokens: one text file. A `data:` URI: its content.
+    Numbers and everything else: JSON.
+    """
+    if output is None or output == []:
+        return []
+    if isinstance(output, str) and not _is_link(output):
+        return [_text("output", output)]
+    if _is_tokens(output):
+        return [_text("output", "".join(output))]
+    leaves = list(_leaves(output, "output"))
+    parts = [_link(where, leaf) for where, leaf in leaves if _is_link(leaf)]
+    if any(leaf is not None and not _is_link(leaf) for _, leaf in leaves) or not parts:
+        content = json.dumps(_without_data(output), ensure_ascii=False, indent=2).encode()
+        parts.append(Part("output", content=content, kind=filetypes.JSON))
+    return parts
+
+
+def _is_link(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    if value[:5].lower() == "data:":
+        return "," in value
+    return value.lower().startswith(("https://", "http://")) and not any(map(str.isspace, value))
+
+
+def _is_tokens(output: object) -> bool:
+    return isinstance(output, list) and all(
+        isinstance(item, str) and not _is_link(item) for item in output
+    )
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{where}.{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{where}[{index}]")
+    else:
+        yield where, value
+
+
+def _text(where: str, text: str) -> Part:
+    return Part(where, content=text.encode("utf-8", "replace"), kind=filetypes.TEXT)
+
+
+def _link(where: str, link: str) -> Part:
+    if link[:5].lower() != "data:":
+        return Part(where, url=link)
+    header, _, payload = link[5:].partition(",")
+    content = unquote_to_bytes(payload)
+    if header.lower().endswith(";base64"):
+        try:
+            content = base64.b64decode(content, validate=True)
+        except binascii.Error as error:
+            raise OutputDamaged(f"The data: URI at {where} is not valid base64.") from error
+    return Part(where, content=content, kind=identify(content, header, where))
+
+
+def _without_data(value: Any) -> Any:
+    """The output without the bytes that are saved as files of their own, and without signatures."""
+    if isinstance(value, dict):
+        return {name: _without_data(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_data(inner) for inner in value]
+    if not _is_link(value):
+        return value
+    return "data:…" if value[:5].lower() == "data:" else redact(value)
+
+
+def identify(head: bytes, declared: str, source: str) -> FileType:
+    """The type of a file, by its first bytes before anything that is claimed about it.
+
+    Args:
+        head: Its first bytes.
+        declared: The media type that came with it, or an empty text.
+        source: Where it comes from, for messages; a URL may end in `.html`.
+
+    Raises:
+        OutputDamaged: Empty; a web page where a file should be; or declared as a type whose
+            signature it lacks.
+    """
+    shown = redact(source) if "://" in source else source
+    if not head:
+        raise OutputDamaged(f"{shown} is empty.")
+    kind = filetypes.recognise(head)
+    if kind is filetypes.HTML and not urlsplit(source).path.lower().endswith((".html", ".htm")):
+        raise OutputDamaged(f"{shown} is a web page, not the file that was promised.")
+    if kind is not None:
+        return kind
+    declared_type = declared.partition(";")[0].strip().lower()
+    if declared_type in filetypes.RECOGNISABLE:
+        raise OutputDamaged(f"{shown} is declared as {declared_type}, but its bytes are not that.")
+    return filetypes.by_declaration(declared)
+
+
+# --- bringing it home -------------------------------------------------------------------------
+
+
+async def save_outputs(
+    client: CometAPIClient, prediction: Prediction, store: Store, prefix: str = ""
+) -> list[SavedFile]:
+    """Save every output of a prediction that succeeded.
+
+    Names are `<prefix>/<prediction id>-<n>.<extension>`: the same each time, never from a URL.
+    One output that fails does not keep the others from being saved.
+
+    Raises:
+        InvalidInput: The prediction has not succeeded, or the prefix leads out of the storage.
+        OutputExpired: The service has deleted the outputs.
+        OutputError: An output could not be brought home; says which, and what was saved.
+    """
+    stem = "/".join(
+        part for part in (check_prefix(prefix), check_prediction_id(prediction.id)) if part
+    )
+    if prediction.status is not PredictionStatus.SUCCEEDED:
+        raise InvalidInput(
+            f"Prediction {prediction.id} is {prediction.status}, so it has no outputs to save"
+            f"{'.' if prediction.finished else ' yet. Poll it until it is done.'}"
+        )
+    if prediction.output is None and prediction.data_removed:
+        raise OutputExpired(
+            f"The outputs of prediction {prediction.id} ({prediction.model}) are deleted, as the "
+            "service does one hour after completion. They can only be made again, at a new price."
+        )
+    parts = find_parts(prediction.output)
+    results = await asyncio.gather(
+        *(_save_part(client, part, store, f"{stem}-{i}") for i, part in enumerate(parts)),
+        return_exceptions=True,
+    )
+    saved = [result for result in results if isinstance(result, SavedFile)]
+    for result in results:
+        if isinstance(result, OutputError):
+            raise type(result)(_what_now(result, prediction, saved, len(parts))) from result
+        if isinstance(result, BaseException):
+            raise result
+    return saved
+
+
+async def _save_part(client: CometAPIClient, part: Part, store: Store, stem: str) -> SavedFile:
+    limit, setting = client.settings.max_file_bytes, "MAX_FILE_BYTES"
+    if store.whole_bytes_only and client.settings.max_whole_bytes < limit:
+        limit, setting = client.settings.max_whole_bytes, "MAX_WHOLE_BYTES"
+    bound = _Bound(limit, f"PREFECT_INTEGRATIONS_COMETAPI_{setting}", store)
+    with store.staging(stem) as path:
+        if part.url is not None:
+            arrived = await _fetch(client, part.url, path, bound)
+        else:
+            assert part.kind is not None  # noqa: S101 - content that is here has been identified
+            bound.check(len(part.content), part.where)
+            await asyncio.to_thread(path.write_bytes, part.content)
+            digest = hashlib.sha256(part.content).hexdigest()
+            arrived = _Arrived(part.kind, len(part.content), digest)
+        name = f"{stem}.{arrived.kind.extension}"
+        location = await store.put(path, name)
+    return SavedFile(
+        location=location,
+        name=name,
+        output=part.where,
+        media_type=arrived.kind.media_type,
+        size=arrived.size,
+        sha256=arrived.sha256,
+    )
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    kind: FileType
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Bound:
+    limit: int
+    setting: str
+    store: Store
+
+    def check(self, size: int, source: str) -> None:
+        if size > self.limit:
+            why = (
+                " because its interface takes only whole files"
+                if self.store.whole_bytes_only
+                else ""
+            )
+            raise OutputRefused(
+                f"{source} has {size} bytes or more; the limit for the {self.store} is {self.limit}"
+                f"{why}. Raise {self.setting} to fetch it."
+            )
+
+
+async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
+    """Fetch one output to `path`, again where that can help, within `download_timeout`."""
+    seconds = client.settings.download_timeout
+    give_up_at = time.monotonic() + seconds
+    failures = 0
+    while True:
+        try:
+            async with asyncio.timeout_at(
+                asyncio.get_running_loop().time() + give_up_at - time.monotonic()
+            ):
+                return await _fetch_once(client, url, path, bound)
+        except TimeoutError:
+            raise OutputDamaged(f"{redact(url)} did not arrive within {seconds:.0f} s.") from None
+        except (*_LOST, _NotServed, OutputDamaged) as error:
+            failures += 1
+            pause = client.pause_after(error, failures)
+            passing = isinstance(error, _LOST) or (
+                isinstance(error, _NotServed) and (error.status >= 500 or error.status == 429)
+            )
+            if (failures >= TRIES and not passing) or time.monotonic() + pause > give_up_at:
+                raise _given_up(url, error) from error
+            client.notify(f"Fetching {redact(url)} again in {pause:.1f} s: {error}")
+            await asyncio.sleep(pause)
+
+
+class _NotServed(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the delivery host answered {status}")
+        self.status = status
+
+
+_LOST = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
+
+
+def _given_up(url: str, error: Exception) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    if isinstance(error, _NotServed) and error.status in (404, 410):
+        return OutputExpired(f"{redact(url)} is not there (any more): {error}.")
+    return OutputDamaged(f"{redact(url)} could not be fetched: {type(error).__name__}: {error}")
+
+
+async def _fetch_once(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
+    shown = redact(url)
+    async with client.download(url) as response:
+        if response.status_code != 200:
+            raise _NotServed(response.status_code)
+        declared = response.headers.get("content-length", "")
+        if declared.isdigit():
+            bound.check(int(declared), shown)
+        digest, size, head = hashlib.sha256(), 0, b""
+        with path.open("wb") as file:
+            async for chunk in response.aiter_raw(256 * 1024):
+                size += len(chunk)
+                bound.check(size, shown)
+                head = (head + chunk)[: filetypes.HEAD] if len(head) < filetypes.HEAD else head
+                digest.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
+        if declared.isdigit() and size != int(declared):
+            raise OutputDamaged(f"{shown} arrived with {size} of {declared} bytes.")
+    kind = identify(head, response.headers.get("content-type", ""), url)
+    return _Arrived(kind, size, digest.hexdigest())
+
+
+def _what_now(
+    error: OutputError, prediction: Prediction, saved: list[SavedFile], total: int
+) -> str:
+    until = f" until {prediction.expires_at:%H:%M} UTC" if prediction.expires_at else ""
+    then = (
+        "They can only be made again, at a new price."
+        if isinstance(error, OutputExpired)
+        else f"The service keeps the outputs{until}: save_outputs() fetches them again, for free."
+    )
+    return (
+        f"Prediction {prediction.id} ({prediction.model}): {error} "
+        f"{len(saved)} of {total} outputs are saved. {then}"
+    )

@@ -1,0 +1,160 @@
+"""The one background event loop of the process, and calls into it from threads and other loops.
+
+Everything that does I/O here runs on this loop, so that Prefect's threads and loops and the
+user's own share one HTTP connection pool, one gate and one memory of "too many requests". An
+httpx client belongs to one loop, and Prefect starts a loop of its own for each submitted task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: A waiting thread wakes this often, in seconds: exceptions that Prefect injects into a thread
+#: (a time-out, for example) only arrive between two of its bytecodes.
+SLICE = 0.2
+#: How long a canceled call may take to clean up before its caller stops waiting, in seconds.
+CLEAN_UP = 15.0
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The loop, started on first use on a daemon thread. A forked child starts its own."""
+    global _loop
+    with _lock:
+        if _loop is None or _loop.is_closed():
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="prefect-cometapi", daemon=True).start()
+        return _loop
+
+
+def _forget_after_fork() -> None:
+    global _loop, _lock
+    _loop, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def call(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a coroutine function on the background loop and wait for it, from sync code.
+
+    Context variables come along, so that Prefect's run loggers work inside. When the waiting is
+    interrupted (Ctrl-C, a time-out, a cancellation), the call is canceled and gets up to
+    `CLEAN_UP` seconds to put things in order before the interruption goes on.
+    """
+    if _running_loop() is background_loop():
+        raise RuntimeError(
+            f"{function.__qualname__} was called synchronously from prefect-cometapi's own event "
+            "loop, which it would block. Await it instead."
+        )
+    job = _Job(function(*args, **kwargs))
+    try:
+        while True:
+            try:
+                return job.result.result(SLICE)
+            except concurrent.futures.TimeoutError:
+                if job.result.done():
+                    raise  # the call's own TimeoutError
+    except BaseException:
+        if not job.result.done():
+            job.cancel()
+            concurrent.futures.wait([job.result], CLEAN_UP)
+        raise
+
+
+async def acall(
+    function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a coroutine function on the background loop and await it from any other loop.
+
+    A cancellation reaches the call, which gets up to `CLEAN_UP` seconds to put things in order.
+    """
+    if _running_loop() is background_loop():
+        return await function(*args, **kwargs)
+    job = _Job(function(*args, **kwargs))
+    result = asyncio.wrap_future(job.result)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        if not result.done():
+            job.cancel()
+            await asyncio.wait([result], timeout=CLEAN_UP)
+        raise
+
+
+def on_background_loop(
+    function: Callable[P, Coroutine[Any, Any, R]],
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make a coroutine function run on the background loop, wherever it is awaited."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await acall(function, *args, **kwargs)
+
+    return wrapper
+
+
+async def uninterrupted(work: Awaitable[R]) -> R:
+    """Await `work` to its end even when the caller is canceled, then let the cancellation go on.
+
+    For the few steps that must not be cut in two: what has been paid for has to be written down.
+    """
+    task = asyncio.ensure_future(work)
+    canceled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            canceled = error
+        except Exception:
+            break  # raised again by result(), below
+    if canceled is not None:
+        raise canceled
+    return task.result()
+
+
+class _Job(Generic[R]):
+    """One call on the background loop. `result` is done only once the call has really ended."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
+        self.result: concurrent.futures.Future[R] = concurrent.futures.Future()
+        self._coroutine = coroutine
+        self._loop = background_loop()
+        # call_soon_threadsafe copies the caller's context variables.
+        self._loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._task.cancel())
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._hand_over)
+
+    def _hand_over(self, task: asyncio.Task[R]) -> None:
+        if task.cancelled():
+            self.result.cancel()
+        elif error := task.exception():
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(task.result())
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,160 @@
+"""Where every setting comes from: the environment, `.env`, `prefect.toml` or `pyproject.toml`.
+
+`COMETAPI_KEY` and `COMETAPI_BASE_URL` are the names that the vendor's own SDKs read. Everything
+else is `PREFECT_INTEGRATIONS_COMETAPI_<NAME>`, or `<name>` in the table `[integrations.cometapi]`
+of `prefect.toml` (`[tool.prefect.integrations.cometapi]` in `pyproject.toml`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from prefect_cometapi import pacing
+from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
+from prefect_cometapi.urls import DEFAULT_API_ROOT, strip_around
+
+MIB = 1024 * 1024
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Bytes = Annotated[int, Field(ge=1)]
+
+
+def _vendor_alias(name: str, vendor: str) -> AliasChoices:
+    # An AliasPath among the choices keeps the plain name usable in code and in TOML files.
+    return AliasChoices(AliasPath(name), vendor, f"prefect_integrations_cometapi_{name}")
+
+
+class CometAPISettings(PrefectBaseSettings):
+    """Settings of the whole process; each instance reads its sources afresh."""
+
+    model_config = build_settings_config(("integrations", "cometapi"))
+    # A rejected value may be a key: keep it out of the message.
+    model_config["hide_input_in_errors"] = True
+
+    api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=_vendor_alias("api_key", "cometapi_key"),
+        description="The API key, where no credentials block is used.",
+    )
+    base_url: str = Field(
+        default=DEFAULT_API_ROOT,
+        validation_alias=_vendor_alias("base_url", "cometapi_base_url"),
+        description="Base URL of the API; a trailing `/v1` is taken off.",
+    )
+    connect_timeout: Seconds = Field(
+        default=10.0, description="Seconds to wait for a connection, to the API or to output hosts."
+    )
+    create_timeout: Seconds = Field(
+        default=60.0,
+        description="Seconds that one create may take; after that its outcome is unknown.",
+    )
+    query_timeout: Seconds = Field(
+        default=20.0, description="Seconds that one query may take before it is asked again."
+    )
+    download_timeout: Seconds = Field(
+        default=300.0, description="Seconds that fetching one output may take, retries included."
+    )
+    submit_timeout: Seconds = Field(
+        default=600.0,
+        description="Seconds to keep offering a create that is refused with 429 each time.",
+    )
+    reconnect_timeout: Seconds = Field(
+        default=30.0,
+        description="Seconds to keep trying while the API can not be reached at all.",
+    )
+    retry_after_cap: Seconds = Field(
+        default=60.0, description="Longest wait, in seconds, that a 429 may ask for."
+    )
+    poll_min: Seconds = Field(
+        default=pacing.POLL_MIN, description="Shortest pause between two polls, in seconds."
+    )
+    poll_max: Seconds = Field(
+        default=pacing.POLL_MAX, description="Longest pause between two polls, in seconds."
+    )
+    poll_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=pacing.POLL_SHARE,
+        description="A pause between polls as a share of the prediction's age.",
+    )
+    requests_in_flight: Count = Field(
+        default=20, description="API requests that the process has under way at once."
+    )
+    downloads_in_flight: Count = Field(
+        default=8, description="Outputs that the process fetches at once."
+    )
+    max_file_bytes: Bytes = Field(
+        default=256 * MIB, description="Largest output that is fetched, in bytes."
+    )
+    max_whole_bytes: Bytes = Field(
+        default=64 * MIB,
+        description="Largest output, in bytes, for storage that takes only whole files in memory.",
+    )
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _clean_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not strip_around(value.get_secret_value()):
+            return None
+        return SecretStr(clean_api_key(value.get_secret_value()))
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _default_where_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        # An empty variable is how containers and CI systems spell "not set".
+        return DEFAULT_API_ROOT if isinstance(value, str) and not strip_around(value) else value
+
+
+def load_settings() -> CometAPISettings:
+    """Read the settings.
+
+    Raises:
+        ConfigurationError: A setting has a value that it can not have; says which.
+    """
+    try:
+        return CometAPISettings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        raise ConfigurationError(
+            f"A setting of prefect-cometapi is not usable: {problems}. Settings come from the "
+            "environment (COMETAPI_KEY, COMETAPI_BASE_URL, PREFECT_INTEGRATIONS_COMETAPI_*), "
+            ".env, prefect.toml and pyproject.toml."
+        ) from None
+
+
+def clean_api_key(text: str) -> str:
+    """The key without what pasting leaves around it.
+
+    Raises:
+        MissingAPIKey: Nothing is left.
+        ConfigurationError: It can not be sent in a header. The message does not repeat it.
+    """
+    key = strip_around(text)
+    if not key:
+        raise MissingAPIKey(f"The API key is empty. {WAYS_TO_SET_A_KEY}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(
+            "The API key holds a line break, a space or a character that no key has. "
+            "Copy it again from the vendor's dashboard, as one line."
+        )
+    return key
+
+
+WAYS_TO_SET_A_KEY = (
+    "Set one in one of three ways: the environment variable COMETAPI_KEY; a saved block, "
+    'CometAPICredentials(api_key="…").save("default"), loaded with '
+    'CometAPICredentials.load("default"); or CometAPICredentials(api_key="…") in code. '
+    "To try without a key, run the simulator: python -m prefect_cometapi.simulator."
+)

@@ -1,0 +1,380 @@
+"""The tasks. Each has an async twin with an `a` in front; credentials always come first.
+
+None of them is cached: a state that is read twice is meant to be read twice, and what has been
+paid for is remembered by the ledger, not by task results. They need no Prefect retries to get
+over a hiccup of the network, and with retries they do not pay twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from prefect_cometapi import lifecycle, portal
+from prefect_cometapi.client import CometAPIClient
+from prefect_cometapi.credentials import CometAPICredentials
+from prefect_cometapi.errors import InvalidInput
+from prefect_cometapi.ledger import current_scope
+from prefect_cometapi.models import (
+    Cancellation,
+    Generation,
+    Prediction,
+    PredictionStatus,
+    SavedFile,
+)
+from prefect_cometapi.reports import RunLog
+from prefect_cometapi.storage import Storage, open_storage
+from prefect_cometapi.urls import check_prediction_id
+
+
+def _run_name(verb: str) -> Any:
+    """A function that names a task run after its model, id and sample, where it has them."""
+
+    def name() -> str:
+        parameters = runtime.task_run.parameters
+        target = parameters.get("prediction", parameters.get("prediction_or_id"))
+        words = [verb, parameters.get("model")]
+        if isinstance(target, Prediction):
+            words += [target.model, target.id]
+        else:
+            words.append(target)
+        if sample := parameters.get("sample"):
+            words.append(f"#{sample}")
+        return " ".join(str(word) for word in words if word)
+
+    return name
+
+
+def _known(credentials: CometAPICredentials, prediction_or_id: Prediction | str) -> Prediction:
+    """What is known of a prediction before it is asked for."""
+    if isinstance(prediction_or_id, Prediction):
+        if prediction_or_id.api_root != credentials.base_url:
+            raise InvalidInput(
+                f"Prediction {prediction_or_id.id} was created on {prediction_or_id.api_root}, but "
+                f"these credentials are for {credentials.base_url}. Nothing was sent."
+            )
+        check_prediction_id(prediction_or_id.id)
+        return prediction_or_id
+    return Prediction(
+        id=check_prediction_id(prediction_or_id),
+        model="",
+        status=PredictionStatus.STARTING,
+        api_root=credentials.base_url,
+    )
+
+
+# --- create -----------------------------------------------------------------------------------
+
+
+@task(name="Create prediction", task_run_name=_run_name("create"), cache_policy=NO_CACHE)
+def create_prediction(
+    credentials: CometAPICredentials,
+    model: str,
+    input: dict[str, Any],
+    *,
+    sample: int = 0,
+    scope: str | None = None,
+) -> Prediction:
+    """Create a prediction, which costs money once the service has accepted it.
+
+    In one flow run, equal arguments are one prediction: a retried, resumed or restarted run finds
+    what it created before instead of paying again. So does a second equal call in the same run;
+    pass `sample=1`, `2`, … for more of the same.
+
+    Args:
+        credentials: The key, and the API that it belongs to.
+        model: The model, as `owner/name`.
+        input: The model's parameters, such as `{"prompt": "A paper boat"}`.
+        sample: Tells equal requests of one run apart.
+        scope: What shares predictions. By default the root flow run, so that retries share and
+            separate runs do not; a name of yours, such as a date, is shared by all that use it.
+
+    Returns:
+        The prediction, usually `starting`.
+
+    Raises:
+        InvalidInput: Refused before anything was sent.
+        LedgerError: Prefect's server could not be asked what exists already; nothing was sent.
+        SubmissionInDoubt: It may have been accepted; it is not sent again.
+        RequestError: It was not accepted; `AccountError`, `InputRejected`, `ModelNotFound` and
+            the rest say why.
+    """
+    client = credentials.get_client()
+    return portal.call(
+        lifecycle.submit,
+        client,
+        model,
+        input,
+        sample=sample,
+        scope=scope or current_scope(),
+        observer=RunLog(),
+    )
+
+
+@task(name="Create prediction", task_run_name=_run_name("create"), cache_policy=NO_CACHE)
+async def acreate_prediction(
+    credentials: CometAPICredentials,
+    model: str,
+    input: dict[str, Any],
+    *,
+    sample: int = 0,
+    scope: str | None = None,
+) -> Prediction:
+    """Async twin of `create_prediction`."""
+    client = credentials.get_client()
+    return await lifecycle.submit(
+        client,
+        model,
+        input,
+        sample=sample,
+        scope=scope or await asyncio.to_thread(current_scope),
+        observer=RunLog(),
+    )
+
+
+# --- poll, get, cancel ------------------------------------------------------------------------
+
+
+@task(name="Poll prediction", task_run_name=_run_name("poll"), cache_policy=NO_CACHE)
+def poll_prediction(
+    credentials: CometAPICredentials,
+    prediction_or_id: Prediction | str,
+    *,
+    timeout: float = 600.0,
+) -> Prediction:
+    """Poll a prediction until it has succeeded.
+
+    A poll that fails or hangs never fails the prediction before its deadline.
+
+    Args:
+        credentials: The key, and the API that it belongs to.
+        prediction_or_id: The prediction, or its id.
+        timeout: Seconds until the deadline: from the submission of a `Prediction`, so that a
+            retried run does not wait all over again; from now for an id.
+
+    Returns:
+        The prediction, succeeded, with its outputs.
+
+    Raises:
+        PredictionFailed: It failed or was aborted; with the service's words and its last log lines.
+        PredictionCanceled: It was canceled.
+        PredictionTimeout: It was not finished in time. It goes on, and can be polled again.
+        PredictionNotFound: The service does not know it.
+        AccountError: The key is not accepted (any more). The prediction goes on.
+        InvalidInput: The id or the time-out can not be right.
+    """
+    known = _known(credentials, prediction_or_id)
+    lifecycle.check_timeout(timeout)
+    return portal.call(
+        lifecycle.wait, credentials.get_client(), known, timeout=timeout, observer=RunLog()
+    )
+
+
+@task(name="Poll prediction", task_run_name=_run_name("poll"), cache_policy=NO_CACHE)
+async def apoll_prediction(
+    credentials: CometAPICredentials,
+    prediction_or_id: Prediction | str,
+    *,
+    timeout: float = 600.0,
+) -> Prediction:
+    """Async twin of `poll_prediction`."""
+    known = _known(credentials, prediction_or_id)
+    lifecycle.check_timeout(timeout)
+    return await lifecycle.wait(credentials.get_client(), known, timeout=timeout, observer=RunLog())
+
+
+@task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
+def get_prediction(
+    credentials: CometAPICredentials, prediction_or_id: Prediction | str
+) -> Prediction:
+    """Ask once for a prediction's state, whatever it is.
+
+    Raises:
+        PredictionNotFound: The service does not know it (for some seconds after the create it
+            may not know it yet).
+        RequestError: No usable answer came.
+        InvalidInput: That can not be a prediction id.
+    """
+    known = _known(credentials, prediction_or_id)
+    return portal.call(lifecycle.get, credentials.get_client(), known)
+
+
+@task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
+async def aget_prediction(
+    credentials: CometAPICredentials, prediction_or_id: Prediction | str
+) -> Prediction:
+    """Async twin of `get_prediction`."""
+    known = _known(credentials, prediction_or_id)
+    return await lifecycle.get(credentials.get_client(), known)
+
+
+@task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
+def cancel_prediction(
+    credentials: CometAPICredentials, prediction_or_id: Prediction | str
+) -> Cancellation:
+    """Ask the service, once and for at most 10 s, to cancel a prediction.
+
+    Best effort: the result says whether the service accepted it. Nobody has confirmed yet that
+    CometAPI forwards Replicate's cancel. What ran until then is billed.
+
+    Raises:
+        InvalidInput: That can not be a prediction id; nothing was sent.
+    """
+    known = _known(credentials, prediction_or_id)
+    return portal.call(lifecycle.cancel, credentials.get_client(), known, observer=RunLog())
+
+
+@task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
+async def acancel_prediction(
+    credentials: CometAPICredentials, prediction_or_id: Prediction | str
+) -> Cancellation:
+    """Async twin of `cancel_prediction`."""
+    known = _known(credentials, prediction_or_id)
+    return await lifecycle.cancel(credentials.get_client(), known, observer=RunLog())
+
+
+# --- save, generate ---------------------------------------------------------------------------
+
+
+@task(name="Save outputs", task_run_name=_run_name("save"), cache_policy=NO_CACHE)
+def save_outputs(
+    credentials: CometAPICredentials,
+    prediction: Prediction,
+    storage: Storage,
+    *,
+    prefix: str = "",
+) -> list[SavedFile]:
+    """Save every output of a prediction that has succeeded, while the service still has it.
+
+    Outputs are fetched without the key, streamed, held to a size limit and to their declared
+    length, recognised by their first bytes and hashed. Names are
+    `<prefix>/<prediction id>-<n>.<extension>`, so saving again writes the same names.
+
+    Args:
+        credentials: The API that the prediction belongs to.
+        prediction: The prediction, as `poll_prediction` returned it.
+        storage: A folder, any Prefect `WritableFileSystem` or `ObjectStorageBlock`, or a saved one
+            as `block://type-slug/name`. In folders and object stores a file is there whole or
+            not at all. File system blocks take only whole files in memory, and have a lower limit.
+        prefix: A relative path in front of the names, such as `2026-11-22`.
+
+    Returns:
+        The files, in the order of the outputs: images and other URLs each as a file, text and
+        text tokens as one `.txt`, numbers and objects as `.json`.
+
+    Raises:
+        InvalidInput: It has not succeeded, or the prefix leads out of the storage.
+        OutputExpired: The service has deleted the outputs, one hour after completion.
+        OutputRefused: A URL that may not be fetched, or a file over the limit.
+        OutputDamaged: A file arrived cut short, empty, or is not what it claims to be.
+        StorageError: The storage did not take a file.
+    """
+    known = _known(credentials, prediction)
+    return portal.call(_save, credentials.get_client(), known, storage, prefix, RunLog())
+
+
+@task(name="Save outputs", task_run_name=_run_name("save"), cache_policy=NO_CACHE)
+async def asave_outputs(
+    credentials: CometAPICredentials,
+    prediction: Prediction,
+    storage: Storage,
+    *,
+    prefix: str = "",
+) -> list[SavedFile]:
+    """Async twin of `save_outputs`."""
+    known = _known(credentials, prediction)
+    return await _save(credentials.get_client(), known, storage, prefix, RunLog())
+
+
+@portal.on_background_loop
+async def _save(
+    client: CometAPIClient, prediction: Prediction, storage: Storage, prefix: str, log: RunLog
+) -> list[SavedFile]:
+    store = await open_storage(storage)
+    return await lifecycle.save(client, prediction, store, prefix=prefix, observer=log)
+
+
+@task(name="Generate", task_run_name=_run_name("generate"), cache_policy=NO_CACHE)
+def generate(
+    credentials: CometAPICredentials,
+    model: str,
+    input: dict[str, Any],
+    storage: Storage,
+    *,
+    prefix: str = "",
+    sample: int = 0,
+    timeout: float = 600.0,
+    scope: str | None = None,
+) -> Generation:
+    """Create a prediction, poll it until done and save its outputs, in one task run.
+
+    Everything that can be checked is checked first, the storage included. A retried run goes on
+    with the prediction that it has paid for.
+
+    Args:
+        credentials: The key, and the API that it belongs to.
+        model: The model, as `owner/name`.
+        input: The model's parameters.
+        storage: Where the outputs go; see `save_outputs`.
+        prefix: A relative path in front of the file names.
+        sample: Tells equal requests of one run apart; see `create_prediction`.
+        timeout: Seconds from the submission until the deadline.
+        scope: What shares predictions; see `create_prediction`.
+
+    Returns:
+        The prediction and its files.
+
+    Raises:
+        InvalidInput: Refused before anything was sent.
+        StorageError: The storage can not be written to; before the create, nothing was sent.
+        CometAPIError: Whatever `create_prediction`, `poll_prediction` and `save_outputs` raise.
+    """
+    return portal.call(
+        _generate,
+        credentials.get_client(),
+        model,
+        input,
+        storage,
+        prefix=prefix,
+        sample=sample,
+        timeout=timeout,
+        scope=scope or current_scope(),
+        observer=RunLog(),
+    )
+
+
+@task(name="Generate", task_run_name=_run_name("generate"), cache_policy=NO_CACHE)
+async def agenerate(
+    credentials: CometAPICredentials,
+    model: str,
+    input: dict[str, Any],
+    storage: Storage,
+    *,
+    prefix: str = "",
+    sample: int = 0,
+    timeout: float = 600.0,
+    scope: str | None = None,
+) -> Generation:
+    """Async twin of `generate`."""
+    return await _generate(
+        credentials.get_client(),
+        model,
+        input,
+        storage,
+        prefix=prefix,
+        sample=sample,
+        timeout=timeout,
+        scope=scope or await asyncio.to_thread(current_scope),
+        observer=RunLog(),
+    )
+
+
+@portal.on_background_loop
+async def _generate(
+    client: CometAPIClient, model: str, input: dict[str, Any], storage: Storage, **options: Any
+) -> Generation:
+    lifecycle.check_request(model, input)
+    return await lifecycle.generate(client, model, input, await open_storage(storage), **options)

@@ -1,0 +1,185 @@
+"""Which hosts may be talked to, with or without the key. Pure functions.
+
+The key goes to the configured API root and nowhere else. Outputs are fetched without it, over
+https, from public hosts; only while the API root itself is on this machine (the simulator) may
+they come from this machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from prefect_cometapi.errors import ConfigurationError, InvalidInput, OutputRefused
+
+DEFAULT_API_ROOT = "https://api.cometapi.com"
+
+#: A byte-order mark and white space around pasted keys and URLs (the vendor's SDK strips them too).
+_AROUND = "\ufeff \t\r\n\v\f\u00a0\u200b"
+
+# Stricter than the service, which documents neither: nothing that a path could be built from.
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_PREDICTION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def strip_around(text: str) -> str:
+    """Take white space and byte-order marks off both ends."""
+    return text.strip(_AROUND)
+
+
+def parse_api_root(base_url: str, *, allow_insecure: bool = False) -> str:
+    """Turn a base URL into the API root that every route is built on.
+
+    Args:
+        base_url: For example `https://api.cometapi.com/v1`. A trailing `/v1` is taken off: the
+            vendor's SDKs want it, but the Replicate routes lie outside of it.
+        allow_insecure: Accept plain http on a host other than this machine.
+
+    Returns:
+        The root without a trailing slash, such as `https://api.cometapi.com`.
+
+    Raises:
+        ConfigurationError: It is no usable URL, or would send the key in the clear.
+    """
+    text = strip_around(base_url)
+    try:
+        parts = urlsplit(text)
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"The base URL {text!r} can not be read: {error}.") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigurationError(
+            f"The base URL {text!r} is not an http(s) URL with a host; "
+            f"the service's own is {DEFAULT_API_ROOT}."
+        )
+    if parts.username is not None or parts.password is not None:
+        # Not repeated in the message: what stands there is somebody's password.
+        raise ConfigurationError(
+            "The base URL holds a user name or password; the key goes into `api_key` instead."
+        )
+    if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\\]", text):
+        raise ConfigurationError(f"The base URL {text!r} may hold only a scheme, host and path.")
+    if parts.scheme == "http" and not (allow_insecure or is_loopback(host)):
+        raise ConfigurationError(
+            f"The base URL {text!r} would send the API key unencrypted to {host}. Use https, or "
+            "set allow_insecure=True on the credentials for a simulator in a network you trust."
+        )
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
+
+
+def check_model(model: object) -> str:
+    """Return `model` if it is an `owner/name`, else raise `InvalidInput`."""
+    if not isinstance(model, str) or not _MODEL.fullmatch(model) or ".." in model:
+        raise InvalidInput(
+            f"{_shown(model)} is not a model id. It is written owner/name, for example "
+            "black-forest-labs/flux-schnell. Nothing was sent."
+        )
+    return model
+
+
+def check_prediction_id(prediction_id: object) -> str:
+    """Return `prediction_id` if it can be one, else raise `InvalidInput`."""
+    if not isinstance(prediction_id, str) or not _PREDICTION_ID.fullmatch(prediction_id):
+        raise InvalidInput(
+            f"{_shown(prediction_id)} is not a prediction id: one holds only letters, digits, "
+            "- and _. Nothing was sent."
+        )
+    return prediction_id
+
+
+def create_url(api_root: str, model: str) -> str:
+    """Where a prediction of `model` is created. The `/` of the model id stays raw (documented)."""
+    return f"{api_root}/replicate/v1/models/{quote(check_model(model), safe='/')}/predictions"
+
+
+def query_url(api_root: str, prediction_id: str) -> str:
+    """Where a prediction's state is read."""
+    return f"{api_root}/replicate/v1/predictions/{check_prediction_id(prediction_id)}"
+
+
+def cancel_url(api_root: str, prediction_id: str) -> str:
+    """Where a prediction is canceled (Replicate's route; not confirmed for CometAPI)."""
+    return f"{query_url(api_root, prediction_id)}/cancel"
+
+
+def check_download(url: str, api_root: str) -> str:
+    """Return `url` if an output may be fetched from it, else raise `OutputRefused`.
+
+    Args:
+        url: What the service (or a redirect) named.
+        api_root: The API root in use; its own origin is always allowed, which is how a
+            simulator serves its files.
+
+    Raises:
+        OutputRefused: Not https, a name or password in it, or a host that is not public.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise OutputRefused(
+            f"The service named an output URL that can not be read: {url!r}."
+        ) from None
+    shown = redact(url)
+    root = urlsplit(api_root)
+    if not host or parts.username is not None or parts.password is not None:
+        raise OutputRefused(f"Will not fetch {shown}: it is no plain URL of a host.")
+    if (parts.scheme, parts.netloc.lower()) == (root.scheme, root.netloc):
+        return url
+    if is_loopback(host):
+        if parts.scheme in ("http", "https") and is_loopback(root.hostname or ""):
+            return url
+        raise OutputRefused(
+            f"Will not fetch {shown}: outputs come from this machine only with the simulator."
+        )
+    if parts.scheme != "https":
+        raise OutputRefused(f"Will not fetch {shown}: outputs are fetched over https only.")
+    address = _address(host)
+    if address is not None and not address.is_global:
+        raise OutputRefused(f"Will not fetch {shown}: {address} is not a public address.")
+    return url
+
+
+def redact(url: str) -> str:
+    """The URL without user, query and fragment: fit for logs and messages."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.hostname or ""
+        if ":" in netloc:
+            netloc = f"[{netloc}]"
+        if parts.port:
+            netloc += f":{parts.port}"
+    except ValueError:
+        return "(a URL that can not be read)"
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+
+
+def is_loopback(host: str) -> bool:
+    """True where `host` names this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` spells, also in the short forms that the C library accepts."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, UnicodeError):
+            return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
