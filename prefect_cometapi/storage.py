@@ -19,6 +19,7 @@ from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 
 from prefect_cometapi.errors import InvalidInput, StorageError
+from prefect_cometapi.portal import on_background_loop
 
 #: What users may give as storage: a folder, a saved block as `block://type-slug/name`, or a block.
 Storage: TypeAlias = str | Path | WritableFileSystem | ObjectStorageBlock
@@ -231,3 +232,36 @@ def check_prefix(prefix: object) -> str:
                 "parts, no backslash or colon). Nothing was sent."
             )
     return "/".join(parts)
+
+
+@on_background_loop
+async def check_writable(storage: Storage) -> None:
+    """Find out whether files can be written, before anything is spent on making them.
+
+    Raises:
+        InvalidInput: It is no storage.
+        StorageError: It can not be written to; says why.
+    """
+    await (await open_storage(storage)).check()
+
+
+@on_background_loop
+async def write_text(storage: Storage, name: str, text: str) -> str:
+    """Write a text file, whole or not at all where the storage can do that.
+
+    Args:
+        storage: Where to write it.
+        name: Its name below the storage's root, such as `2026-11-22/manifest.jsonl`.
+        text: What to write, as UTF-8.
+
+    Returns:
+        Its location.
+
+    Raises:
+        InvalidInput: It is no storage, or the name leads out of it.
+        StorageError: It was not taken.
+    """
+    store = await open_storage(storage)
+    with store.staging(check_prefix(name)) as path:
+        await asyncio.to_thread(path.write_text, text, "utf-8")
+        return await store.put(path, name)
