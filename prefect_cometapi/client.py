@@ -21,7 +21,6 @@ from pydantic import SecretStr
 from prefect_cometapi import portal, urls, wire
 from prefect_cometapi.connections import Connections, connections
 from prefect_cometapi.errors import (
-    AccountError,
     NeverDelivered,
     OutputRefused,
     PredictionNotFound,
@@ -193,14 +192,18 @@ class CometAPIClient:
             AccountError: The key was refused.
             RequestError: Whatever else is wrong with the API or the way to it.
         """
-        try:
-            await self.query("prefect-cometapi-doctor")
-        except PredictionNotFound:
-            return
-        except RequestRejected as error:
-            # Some gateways refuse an unknown id with a plain 400, after having taken the key.
-            if isinstance(error, AccountError) or error.status != 400:
-                raise
+
+        async def ask() -> None:
+            try:
+                await self.query("prefect-cometapi-doctor")
+            except PredictionNotFound:
+                return
+            except RequestRejected as error:
+                # Some gateways refuse an unknown id with a plain 400, after taking the key.
+                if error.status != 400:
+                    raise
+
+        await self._repeat(ask, Call.CHECK, "the check of the key")
 
     # --- outputs ------------------------------------------------------------------------------
 

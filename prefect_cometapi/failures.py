@@ -40,6 +40,7 @@ class Call(StrEnum):
     CREATE = "create"  # paid: twice is paid twice
     QUERY = "query"  # free: may be sent any number of times
     CANCEL = "cancel"  # free, and best effort
+    CHECK = "check"  # free: asked only to find out whether something is wrong
 
 
 class Step(Enum):
