@@ -20,6 +20,7 @@ from random import Random
 
 import httpx
 
+from prefect_cometapi.errors import ConfigurationError
 from prefect_cometapi.pacing import Brake
 from prefect_cometapi.settings import CometAPISettings
 
@@ -69,7 +70,11 @@ _PROXY_AND_CA = (
 
 
 def connections(settings: CometAPISettings) -> Connections:
-    """The process' connections; call it on the background loop."""
+    """The process' connections; call it on the background loop.
+
+    Raises:
+        ConfigurationError: A proxy or CA file in the environment is not usable.
+    """
     key = (
         asyncio.get_running_loop(),
         settings.connect_timeout,
@@ -78,13 +83,21 @@ def connections(settings: CometAPISettings) -> Connections:
         *(os.environ.get(name) for name in _PROXY_AND_CA),
     )
     if key not in _shared:
-        _shared[key] = Connections(
-            creates=_http(settings, read=None, idle=CREATE_IDLE),
-            queries=_http(settings, read=None, idle=QUERY_IDLE),
-            downloads=_http(settings, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
-            gate=asyncio.Semaphore(settings.requests_in_flight),
-            download_gate=asyncio.Semaphore(settings.downloads_in_flight),
-        )
+        try:
+            _shared[key] = Connections(
+                creates=_http(settings, read=None, idle=CREATE_IDLE),
+                queries=_http(settings, read=None, idle=QUERY_IDLE),
+                downloads=_http(settings, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+                gate=asyncio.Semaphore(settings.requests_in_flight),
+                download_gate=asyncio.Semaphore(settings.downloads_in_flight),
+            )
+        except (OSError, ValueError, httpx.InvalidURL) as error:
+            # Not repeated where it may be a proxy's URL, which can hold a password.
+            reason = str(error) if isinstance(error, OSError) else "a proxy URL can not be read"
+            raise ConfigurationError(
+                f"The proxy or CA settings of the environment are not usable: {reason}. Look at "
+                "HTTP(S)_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR. Nothing was sent."
+            ) from None
     return _shared[key]
 
 

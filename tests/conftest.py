@@ -1,4 +1,4 @@
-"""What every test stands on: no settings of the machine, a Prefect server where one is asked for."""
+"""What tests stand on: no settings of the machine, and a Prefect server where one is asked for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from collections.abc import Iterator
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-cometapi-tests-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+# Some tests call tasks outside of a flow, where Prefect has nowhere to send their logs.
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 for name in list(os.environ):
     if name.startswith(("COMETAPI_", "PREFECT_INTEGRATIONS_COMETAPI_", "PREFECT_API_")):
         del os.environ[name]
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,11 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def prefect_environment(prefect_server: None) -> dict[str, str]:
+    """The environment for a process that is to talk to the test run's Prefect server."""
+    from prefect.settings import PREFECT_API_URL
+
+    return {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}

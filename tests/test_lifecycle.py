@@ -1,0 +1,231 @@
+"""Failed and hanging polls never fail a prediction before its deadline; its end is told whole."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from prefect_cometapi import (
+    AccountError,
+    CometAPIClient,
+    CometAPICredentials,
+    InvalidInput,
+    Prediction,
+    PredictionCanceled,
+    PredictionFailed,
+    PredictionNotFound,
+    PredictionStatus,
+    PredictionTimeout,
+    SavedFile,
+    StorageError,
+    SubmissionInDoubt,
+    lifecycle,
+    simulator,
+)
+from prefect_cometapi.lifecycle import Observer
+from prefect_cometapi.storage import open_storage
+
+MODEL = "black-forest-labs/flux-schnell"
+INPUT: dict[str, Any] = {"prompt": "A paper boat"}
+
+
+class Diary(Observer):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    def created(self, prediction: Prediction) -> None:
+        self.entries.append("created")
+
+    def polled(self, prediction: Prediction) -> None:
+        self.entries.append(prediction.status)
+
+    def saved(self, prediction: Prediction, files: list[SavedFile]) -> None:
+        self.entries.append("saved")
+
+    def trouble(self, message: str) -> None:
+        self.entries.append(f"trouble: {message}")
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_POLL_MIN", "0.05")
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_QUERY_TIMEOUT", "0.5")
+
+
+def client_of(service: simulator.Simulator) -> CometAPIClient:
+    return CometAPICredentials(api_key=service.api_key, base_url=service.url).get_client()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["429-seconds"],
+        ["500", "524"],
+        ["lost", "dropped"],
+        ["hang"],
+        ["html"],
+        ["not-exist-400", "not-exist-404"],
+        ["null-data"],
+        ["strange-status", "strange-status"],
+        ["cut-off", "bad-json"],
+        ["redirect"],
+    ],
+    ids=lambda faults: "+".join(faults),
+)
+async def test_no_trouble_with_polls_fails_the_prediction(faults: list[str]) -> None:
+    with simulator.run(run_time=0.05, retry_after=0.1) as service:
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        service.script("query", faults)
+        done = await lifecycle.wait(client, prediction, timeout=60)
+        assert done.status is PredictionStatus.SUCCEEDED
+        assert done.output
+        assert service.counts.polls > len(faults)
+        assert service.counts.charged == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "words"),
+    [
+        ("failed", PredictionFailed, "The service"),
+        ("failed-silently", PredictionFailed, "the service gave no reason"),
+        ("aborted", PredictionFailed, "not billed"),
+        ("canceled", PredictionCanceled, "was canceled"),
+    ],
+)
+@pytest.mark.parametrize("shape", ["plain", "enveloped"])
+async def test_an_end_is_told_with_id_model_reason_and_log(
+    outcome: str, error: type[Exception], words: str, shape: Any
+) -> None:
+    with simulator.run(run_time=0.05, shape=shape) as service:
+        service.script("prediction", [outcome])
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        with pytest.raises(error) as raised:
+            await lifecycle.wait(client, prediction, timeout=30)
+        message = str(raised.value)
+        assert prediction.id in message
+        assert MODEL in message
+        if outcome == "failed":
+            reason = service.predictions[prediction.id]
+            assert raised.value.prediction.error in message, reason  # type: ignore[attr-defined]
+        else:
+            assert words in message
+        if outcome in ("failed", "canceled"):
+            assert "The last lines of its log:" in message
+
+
+async def test_the_deadline_leaves_it_running_and_says_how_to_collect_it() -> None:
+    with simulator.run(run_time=0.05) as service:
+        service.script("prediction", ["endless"])
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        with pytest.raises(PredictionTimeout) as raised:
+            await lifecycle.wait(client, prediction, timeout=0.6)
+        assert f'poll_prediction(credentials, "{prediction.id}")' in str(raised.value)
+        assert "processing" in str(raised.value)
+        assert service.counts.cancels == 0
+
+
+async def test_hanging_polls_end_at_the_deadline() -> None:
+    with simulator.run(run_time=0.05) as service:
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        service.set_fault("query.hang", 1.0)
+        async with asyncio.timeout(30):
+            with pytest.raises(PredictionTimeout):
+                await lifecycle.wait(client, prediction, timeout=1.5)
+
+
+async def test_one_poll_is_made_however_late_it_is() -> None:
+    with simulator.run(run_time=0.01) as service:
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        await asyncio.sleep(0.3)
+        long_ago = datetime.now(UTC) - timedelta(hours=2)
+        late = prediction.model_copy(update={"submitted_at": long_ago})
+        done = await lifecycle.wait(client, late, timeout=10)
+        assert done.status is PredictionStatus.SUCCEEDED
+
+
+async def test_the_deadline_counts_from_the_submission() -> None:
+    with simulator.run(run_time=0.05) as service:
+        service.script("prediction", ["endless"])
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        long_ago = datetime.now(UTC) - timedelta(hours=2)
+        late = prediction.model_copy(update={"submitted_at": long_ago})
+        with pytest.raises(PredictionTimeout):
+            await lifecycle.wait(client, late, timeout=600)
+        assert service.counts.polls == 1
+
+
+async def test_a_key_that_stops_working_is_raised_at_once() -> None:
+    with simulator.run(run_time=0.05) as service:
+        client = client_of(service)
+        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        service.script("query", ["401"])
+        with pytest.raises(AccountError):
+            await lifecycle.wait(client, prediction, timeout=30)
+
+
+async def test_an_unknown_id_is_raised_when_it_can_not_be_new() -> None:
+    with simulator.run() as service:
+        client = client_of(service)
+        unknown = Prediction(
+            id="nobodyknows",
+            model=MODEL,
+            status=PredictionStatus.STARTING,
+            api_root=service.url,
+            submitted_at=datetime.now(UTC) - timedelta(minutes=2),
+        )
+        with pytest.raises(PredictionNotFound, match="nobodyknows"):
+            await lifecycle.wait(client, unknown, timeout=600)
+
+
+async def test_a_lost_reply_is_in_doubt_and_never_sent_again() -> None:
+    with simulator.run() as service:
+        service.script("create", ["lost"])
+        with pytest.raises(SubmissionInDoubt, match="may have been accepted"):
+            await lifecycle.submit(client_of(service), MODEL, INPUT)
+        assert service.counts.creates == service.counts.charged == 1
+
+
+async def test_generate_checks_everything_before_it_pays(tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with simulator.run(run_time=0.05) as service:
+        client = client_of(service)
+        blocked = await open_storage(tmp_path / "file" / "below")
+        good = await open_storage(tmp_path / "good")
+        with pytest.raises(StorageError):
+            await lifecycle.generate(client, MODEL, INPUT, blocked)
+        for options in (
+            {"prefix": "../up"},
+            {"timeout": -1.0},
+            {"timeout": float("nan")},
+            {"sample": -1},
+        ):
+            with pytest.raises(InvalidInput):
+                await lifecycle.generate(client, MODEL, INPUT, good, **options)
+        for model, input in (("no-owner", INPUT), (MODEL, {"seed": float("nan")}), (MODEL, [1])):
+            with pytest.raises(InvalidInput):
+                await lifecycle.generate(client, model, input, good)  # type: ignore[arg-type]
+        assert service.counts.creates == 0
+
+
+async def test_the_observer_hears_the_story_in_order(tmp_path: Any) -> None:
+    with simulator.run(run_time=0.2) as service:
+        service.script("query", ["502"])
+        diary = Diary()
+        made = await lifecycle.generate(
+            client_of(service), MODEL, INPUT, await open_storage(tmp_path), observer=diary
+        )
+        assert diary.entries[0] == "created"
+        assert diary.entries[1].startswith("trouble: A poll of prediction")
+        assert diary.entries[-2:] == ["succeeded", "saved"]
+        assert made.files[0].size == (tmp_path / made.files[0].name).stat().st_size
