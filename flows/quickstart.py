@@ -34,13 +34,13 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from prefect_cometapi import (
     CometAPICredentials,
     CometAPIError,
-    CometAPISettings,
     Generation,
     InvalidInput,
     agenerate,
     simulator,
 )
 from prefect_cometapi.lifecycle import check_request
+from prefect_cometapi.settings import load_settings
 from prefect_cometapi.storage import check_writable, write_text
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
@@ -51,20 +51,24 @@ AT_ONCE = 16
 
 @flow(name="quickstart")
 async def quickstart(
-    prompts: Annotated[str, Field(description="File of prompts, one a line.")] = str(PROMPTS),
-    model: Annotated[str, Field(description="The model, as owner/name.")] = MODEL,
-    storage: Annotated[
-        str, Field(description="A folder, or a saved block as block://type-slug/name.")
-    ] = "pictures",
-    samples: Annotated[int, Field(description="Pictures of each prompt.", ge=1, le=20)] = 2,
-    simulate: Annotated[
-        bool, Field(description="Use the simulator instead of the real service: free stand-ins.")
-    ] = False,
+    prompts: str = "flows/prompts.txt",
+    model: str = MODEL,
+    storage: str = "pictures",
+    samples: Annotated[int, Field(ge=1, le=20)] = 2,
+    simulate: bool = False,
 ) -> Any:
     """Make pictures of every prompt, and a `manifest.jsonl` that says what each file is.
 
-    Returns the manifest's location; or a failed state that says what was not made, after
-    everything else is saved.
+    Args:
+        prompts: File of prompts, one a line.
+        model: The model, as owner/name.
+        storage: A folder, or a saved block as block://type-slug/name.
+        samples: Pictures of each prompt.
+        simulate: Use the simulator instead of the real service, for free stand-ins.
+
+    Returns:
+        The manifest's location. Where something was not made, a failed state that says what,
+        after everything else is saved.
     """
     # The same in a retried run, so that it goes on in the same place.
     folder = f"{runtime.flow_run.scheduled_start_time:%Y-%m-%d}/{runtime.flow_run.name}"
@@ -197,8 +201,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     try:
         check(**options)
-        simulate = CometAPISettings().api_key is None
-    except ValueError as error:
+        simulate = load_settings().api_key is None
+        if not simulate:
+            CometAPICredentials.from_env()
+    except (CometAPIError, ValueError) as error:
         print(f"{error} Nothing was sent.", file=sys.stderr)
         return 2
     if simulate:

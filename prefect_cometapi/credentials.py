@@ -95,7 +95,10 @@ class CometAPICredentials(CredentialsBlock):
         settings = load_settings()
         if "api_key" not in overrides and settings.api_key is None:
             raise MissingAPIKey(f"There is no CometAPI key. {WAYS_TO_SET_A_KEY}")
-        return cls(**{"api_key": settings.api_key, "base_url": settings.base_url} | overrides)
+        values = {"api_key": settings.api_key, "base_url": settings.base_url} | overrides
+        # Here it is said plainly; from a validator it would come wrapped in pydantic's words.
+        parse_api_root(values["base_url"], allow_insecure=values.get("allow_insecure", False))
+        return cls(**values)
 
     def get_client(self) -> CometAPIClient:
         """A client for calls without Prefect's tasks, such as `client.get_prediction(id)`.

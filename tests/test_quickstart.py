@@ -1,0 +1,185 @@
+"""The main job: one command from a file of prompts to pictures, or to one clear line of error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from prefect_cometapi.simulator import Simulator
+
+ROOT = Path(__file__).parent.parent
+
+
+def quickstart(
+    environment: dict[str, str], *arguments: str, cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "flows" / "quickstart.py"), *arguments],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def manifest(folder: Path) -> list[dict[str, object]]:
+    (path,) = folder.glob("*/*/manifest.jsonl")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.slow
+def test_without_a_key_it_says_so_and_draws_two_of_each_prompt(
+    prefect_environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = quickstart(prefect_environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()[0]
+    assert first == (
+        "No COMETAPI_KEY is set: the simulator draws stand-ins for the pictures, for free."
+    )
+    assert "/runs/flow-run/" in done.stdout
+    rows = manifest(tmp_path / "pictures")
+    assert len(rows) == 16
+    assert len({row["prompt"] for row in rows}) == 8
+    assert len({row["sha256"] for row in rows}) == 16
+    for row in rows:
+        content = Path(str(row["file"])).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
+        assert len(content) == row["bytes"]
+        assert Image.open(str(row["file"])).get_format_mimetype() == row["type"]
+        assert row["model"] == "black-forest-labs/flux-schnell"
+        assert row["run_time"]
+        assert str(row["created"]) < str(row["completed"])
+    # Nobody is left behind: no half files, and everything in the manifest.
+    folder = Path(str(rows[0]["file"])).parent
+    assert len(list(folder.iterdir())) == 17
+
+
+def test_with_a_key_it_uses_the_service(
+    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text('# mine\n\n  Ein Ährenfeld 🌾\n{"prompt": "B", "output_format": "png"}\n')
+    done = quickstart(
+        with_key(prefect_environment, cometapi_simulator),
+        *("--prompts", str(prompts), "--samples", "1", "--storage", "out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "simulator" not in done.stdout
+    rows = manifest(tmp_path / "out")
+    assert {(row["prompt"], row["type"]) for row in rows} == {
+        ("Ein Ährenfeld 🌾", "image/webp"),
+        ("B", "image/png"),
+    }
+    assert cometapi_simulator.counts.charged == 2
+
+
+def test_what_fails_does_not_stop_the_rest_and_is_told(
+    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    cometapi_simulator.script("prediction", ["failed"])
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("A\nB\nC\n")
+    done = quickstart(
+        with_key(prefect_environment, cometapi_simulator),
+        *("--prompts", str(prompts), "--samples", "1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "1 of 3 pictures were not made." in done.stderr
+    assert len(manifest(tmp_path / "pictures")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "flux"], "'flux' is not a model id"),
+        (["--model", "../x/y"], "is not a model id"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt can not be read: No such file"),
+        (["--prompts", "empty.txt"], "There is no prompt in empty.txt"),
+        (["--prompts", "binary.txt"], "not UTF-8"),
+        (["--prompts", "broken.txt"], "broken.txt, line 3:"),
+        (["--prompts", "nan.txt"], "nan.txt, line 2:"),
+        (["--prompts", "bare.txt"], 'bare.txt, line 1: a JSON line needs a "prompt"'),
+        (["--storage", "empty.txt/below"], "can not be written to"),
+        (["--storage", "s3://bucket/x"], "is a URL"),
+        (["--samples", "0"], "from 1 to 20"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_sent(
+    arguments: list[str],
+    words: str,
+    prefect_environment: dict[str, str],
+    cometapi_simulator: Simulator,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "broken.txt").write_text('A\n\n{"prompt": "B"\n')
+    (tmp_path / "nan.txt").write_text('A\n{"prompt": "B", "seed": NaN}\n')
+    (tmp_path / "bare.txt").write_text('{"seed": 1}\n')
+    done = quickstart(with_key(prefect_environment, cometapi_simulator), *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not cometapi_simulator.requests
+
+
+@pytest.mark.parametrize(
+    ("key", "base_url", "words"),
+    [
+        ("sk-\nsplit", None, "line break"),
+        ("sk-x", "http://api.cometapi.com", "unencrypted"),
+        ("sk-x", "ftp://api.cometapi.com", "not an http(s) URL"),
+    ],
+)
+def test_a_bad_key_or_base_url_is_one_line_too(
+    key: str,
+    base_url: str | None,
+    words: str,
+    prefect_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    environment = {**prefect_environment, "COMETAPI_KEY": key}
+    if base_url:
+        environment["COMETAPI_BASE_URL"] = base_url
+    done = quickstart(environment, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert key not in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_wrong_key_is_found_out_for_free(
+    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    cometapi_simulator.script("query", ["401"])
+    done = quickstart(with_key(prefect_environment, cometapi_simulator), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "The API key is missing or wrong" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert cometapi_simulator.counts.creates == 0
+
+
+def test_help_says_what_it_costs(prefect_environment: dict[str, str], tmp_path: Path) -> None:
+    done = quickstart(prefect_environment, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "costs money" in done.stdout
+
+
+def with_key(environment: dict[str, str], service: Simulator) -> dict[str, str]:
+    return {
+        **environment,
+        "COMETAPI_KEY": service.api_key,
+        "COMETAPI_BASE_URL": service.url,
+    }
