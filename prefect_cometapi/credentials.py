@@ -50,7 +50,6 @@ class CometAPICredentials(CredentialsBlock):
     api_key: SecretStr = Field(
         title="API key",
         description="The API key, from the vendor's dashboard. White space around it is removed.",
-        examples=["sk-…"],
     )
     base_url: str = Field(
         default=DEFAULT_API_ROOT,
