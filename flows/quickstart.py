@@ -39,9 +39,9 @@ from prefect_cometapi import (
     agenerate,
     simulator,
 )
-from prefect_cometapi.lifecycle import check_request
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.storage import check_writable, write_text
+from prefect_cometapi.submission import check_request
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 MODEL = "black-forest-labs/flux-schnell"

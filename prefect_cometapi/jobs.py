@@ -10,7 +10,7 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl, field_validator
 
-from prefect_cometapi import lifecycle, portal
+from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.credentials import LOGO_URL, PROJECT_URL, CometAPICredentials
 from prefect_cometapi.ledger import current_scope
 from prefect_cometapi.models import Generation, Prediction
@@ -114,13 +114,13 @@ class PredictionJob(JobBlock[Generation]):
             CometAPIError: Whatever `create_prediction` raises.
         """
         merged = self.input | (input or {})
-        lifecycle.check_request(self.model, merged, sample)
+        submission.check_request(self.model, merged, sample)
         prediction = await portal.acall(self._submit, merged, sample)
         return PredictionRun(self, prediction)
 
     async def _submit(self, input: dict[str, Any], sample: int) -> Prediction:
         await (await open_storage(self.storage)).check()
-        return await lifecycle.submit(
+        return await submission.submit(
             self.credentials.get_client(),
             self.model,
             input,

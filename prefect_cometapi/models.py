@@ -75,6 +75,17 @@ class Prediction(_Data):
         """True where nothing more will happen to it."""
         return self.status.finished
 
+    def seen_as(self, seen: Prediction) -> Prediction:
+        """What the service says now, with what it has forgotten or never knew."""
+        return seen.model_copy(
+            update={
+                "model": seen.model or self.model,
+                "input": seen.input or self.input,
+                "submitted_at": self.submitted_at,
+                "created_at": seen.created_at or self.created_at,
+            }
+        )
+
     @property
     def run_time(self) -> float | None:
         """Seconds the model ran: the service's `predict_time`, or start to completion."""

@@ -7,8 +7,8 @@ import logging
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from prefect_cometapi.lifecycle import Observer
 from prefect_cometapi.models import Cancellation, Prediction, SavedFile
+from prefect_cometapi.observer import Observer
 
 
 class RunLog(Observer):

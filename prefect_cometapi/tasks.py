@@ -13,7 +13,7 @@ from typing import Any
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_cometapi import lifecycle, portal
+from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import InvalidInput
@@ -104,7 +104,7 @@ def create_prediction(
     """
     client = credentials.get_client()
     return portal.call(
-        lifecycle.submit,
+        submission.submit,
         client,
         model,
         input,
@@ -125,7 +125,7 @@ async def acreate_prediction(
 ) -> Prediction:
     """Async twin of `create_prediction`."""
     client = credentials.get_client()
-    return await lifecycle.submit(
+    return await submission.submit(
         client,
         model,
         input,
@@ -376,5 +376,5 @@ async def agenerate(
 async def _generate(
     client: CometAPIClient, model: str, input: dict[str, Any], storage: Storage, **options: Any
 ) -> Generation:
-    lifecycle.check_request(model, input)
+    submission.check_request(model, input)
     return await lifecycle.generate(client, model, input, await open_storage(storage), **options)

@@ -25,8 +25,9 @@ from prefect_cometapi import (
     lifecycle,
     simulator,
 )
-from prefect_cometapi.lifecycle import Observer
+from prefect_cometapi.observer import Observer
 from prefect_cometapi.storage import open_storage
+from prefect_cometapi.submission import submit
 
 MODEL = "black-forest-labs/flux-schnell"
 INPUT: dict[str, Any] = {"prompt": "A paper boat"}
@@ -80,7 +81,7 @@ def client_of(service: simulator.Simulator) -> CometAPIClient:
 async def test_no_trouble_with_polls_fails_the_prediction(faults: list[str]) -> None:
     with simulator.run(run_time=0.05, retry_after=0.1) as service:
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         service.script("query", faults)
         done = await lifecycle.wait(client, prediction, timeout=60)
         assert done.status is PredictionStatus.SUCCEEDED
@@ -105,7 +106,7 @@ async def test_an_end_is_told_with_id_model_reason_and_log(
     with simulator.run(run_time=0.05, shape=shape) as service:
         service.script("prediction", [outcome])
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         with pytest.raises(error) as raised:
             await lifecycle.wait(client, prediction, timeout=30)
         message = str(raised.value)
@@ -124,7 +125,7 @@ async def test_the_deadline_leaves_it_running_and_says_how_to_collect_it() -> No
     with simulator.run(run_time=0.05) as service:
         service.script("prediction", ["endless"])
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         with pytest.raises(PredictionTimeout) as raised:
             await lifecycle.wait(client, prediction, timeout=0.6)
         assert f'poll_prediction(credentials, "{prediction.id}")' in str(raised.value)
@@ -135,7 +136,7 @@ async def test_the_deadline_leaves_it_running_and_says_how_to_collect_it() -> No
 async def test_hanging_polls_end_at_the_deadline() -> None:
     with simulator.run(run_time=0.05) as service:
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         service.set_fault("query.hang", 1.0)
         async with asyncio.timeout(30):
             with pytest.raises(PredictionTimeout):
@@ -145,7 +146,7 @@ async def test_hanging_polls_end_at_the_deadline() -> None:
 async def test_one_poll_is_made_however_late_it_is() -> None:
     with simulator.run(run_time=0.01) as service:
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         await asyncio.sleep(0.3)
         long_ago = datetime.now(UTC) - timedelta(hours=2)
         late = prediction.model_copy(update={"submitted_at": long_ago})
@@ -157,7 +158,7 @@ async def test_the_deadline_counts_from_the_submission() -> None:
     with simulator.run(run_time=0.05) as service:
         service.script("prediction", ["endless"])
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         long_ago = datetime.now(UTC) - timedelta(hours=2)
         late = prediction.model_copy(update={"submitted_at": long_ago})
         with pytest.raises(PredictionTimeout):
@@ -168,7 +169,7 @@ async def test_the_deadline_counts_from_the_submission() -> None:
 async def test_a_key_that_stops_working_is_raised_at_once() -> None:
     with simulator.run(run_time=0.05) as service:
         client = client_of(service)
-        prediction = await lifecycle.submit(client, MODEL, INPUT)
+        prediction = await submit(client, MODEL, INPUT)
         service.script("query", ["401"])
         with pytest.raises(AccountError):
             await lifecycle.wait(client, prediction, timeout=30)
@@ -192,7 +193,7 @@ async def test_a_lost_reply_is_in_doubt_and_never_sent_again() -> None:
     with simulator.run() as service:
         service.script("create", ["lost"])
         with pytest.raises(SubmissionInDoubt, match="may have been accepted"):
-            await lifecycle.submit(client_of(service), MODEL, INPUT)
+            await submit(client_of(service), MODEL, INPUT)
         assert service.counts.creates == service.counts.charged == 1
 
 
