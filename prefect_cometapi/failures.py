@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum
+from functools import cached_property
 from typing import Any, NoReturn
 
 from prefect_cometapi.errors import (
@@ -83,13 +84,18 @@ class Reply:
     body: bytes = b""
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    @property
+    @cached_property
     def json(self) -> Any:
         """The decoded body, or None where it is not JSON."""
         try:
-            return json.loads(self.body)
+            value = json.loads(self.body)
+            if rb"\ud" in self.body.lower():
+                # Half of a surrogate pair, such as a cut emoji, could not be stored as a result.
+                whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+                value = json.loads(whole)
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             return None
+        return value
 
     def header(self, name: str) -> str | None:
         """A header by its lower-case name."""
@@ -114,14 +120,16 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
 
     def fail(kind: type[RequestError], what: str, then: str, **details: Any) -> NoReturn:
         raise kind(
-            f"{what} ({call}, {about}, HTTP {status}).{_quote(reply)} {then}",
+            f"{what} ({call}, {about}, HTTP {status}).{quote(reply)} {then}",
             status=status,
             code=code or None,
             request_id=request_id_of(reply),
             **details,
         )
 
-    if code in ("task_not_exist", "task_not_found") and call is not Call.CREATE:
+    # It is documented as the message, and inferred as the code.
+    not_there = {code, words_of(reply)[:14]} & {"task_not_exist", "task_not_found"}
+    if not_there and call is not Call.CREATE:
         fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
     if 200 <= status < 300:
         if reply.is_html and not isinstance(reply.json, dict):
@@ -190,10 +198,15 @@ def asked_wait(reply: Reply) -> float | None:
         inner = body.get("error")
         found.append(_number(body.get("retry_after")))
         found.append(_number(inner.get("retry_after")) if isinstance(inner, dict) else None)
-    if match := re.search(r"resets? in\s+~?\s*(\d+(?:\.\d+)?)\s*(ms|m\b|s)?", words_of(reply)):
-        unit = {"ms": 0.001, "m": 60.0}.get(match[2] or "s", 1.0)
-        found.append(float(match[1]) * unit)
+    if match := re.search(rf"resets? in ~? ?((?:{_AMOUNT} ?)+)", words_of(reply), re.IGNORECASE):
+        parts = re.findall(_AMOUNT, match[1], re.IGNORECASE)
+        found.append(sum(float(number) * _UNITS[unit.lower()[:2]] for number, unit in parts))
     return max((wait for wait in found if wait is not None and wait >= 0), default=None)
+
+
+#: "~5s", "30", "5 minutes", "1m30s"
+_AMOUNT = r"(\d+(?:\.\d+)?) ?(ms|hours?|h|minutes?|min|m|seconds?|sec|s|)"
+_UNITS = {"": 1, "s": 1, "se": 1, "ms": 0.001, "m": 60, "mi": 60, "h": 3600, "ho": 3600}
 
 
 def code_of(body: Any) -> str:
@@ -234,7 +247,8 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _quote(reply: Reply) -> str:
+def quote(reply: Reply) -> str:
+    """A sentence with the service's own words and its request id; empty where it has none."""
     said, request_id = words_of(reply), request_id_of(reply)
     quote = f" The service says: {said.rstrip('.')}." if said else ""
     if request_id and request_id not in said:
@@ -258,7 +272,7 @@ def _seconds_or_date(value: str | None, now: datetime) -> float | None:
         return seconds
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - now).total_seconds())

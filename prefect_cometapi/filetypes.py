@@ -27,7 +27,10 @@ _SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"GIF87a", FileType("image/gif", "gif")),
     (0, b"GIF89a", FileType("image/gif", "gif")),
     (4, b"ftypavif", FileType("image/avif", "avif")),
+    (4, b"ftypavis", FileType("image/avif", "avif")),
     (4, b"ftypheic", FileType("image/heic", "heic")),
+    (4, b"ftypheix", FileType("image/heic", "heic")),
+    (4, b"ftyphevc", FileType("image/heic", "heic")),
     (4, b"ftypmif1", FileType("image/heif", "heif")),
     (4, b"ftypM4A ", FileType("audio/mp4", "m4a")),
     (4, b"ftypqt  ", FileType("video/quicktime", "mov")),
@@ -37,6 +40,7 @@ _SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"MM\x00*", FileType("image/tiff", "tiff")),
     (0, b"ID3", FileType("audio/mpeg", "mp3")),
     (0, b"\xff\xfb", FileType("audio/mpeg", "mp3")),
+    (0, b"\xff\xfa", FileType("audio/mpeg", "mp3")),
     (0, b"\xff\xf3", FileType("audio/mpeg", "mp3")),
     (0, b"\xff\xf2", FileType("audio/mpeg", "mp3")),
     (0, b"OggS", FileType("audio/ogg", "ogg")),
@@ -46,10 +50,11 @@ _SIGNATURES: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"8BPS", FileType("image/vnd.adobe.photoshop", "psd")),
     (0, b"PK\x03\x04", FileType("application/zip", "zip")),
     (0, b"\x1f\x8b", FileType("application/gzip", "gz")),
-    (0, b"BM", FileType("image/bmp", "bmp")),
+    (6, b"\0\0\0\0", FileType("image/bmp", "bmp")),
 )
 _SVG = re.compile(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg\b", re.DOTALL)
-_RIFF = {"webp", "wav", "avi"}
+#: Types whose telling bytes stand further in, after a beginning of their own.
+_BEGINNINGS = {"webp": b"RIFF", "wav": b"RIFF", "avi": b"RIFF", "bmp": b"BM"}
 
 HTML = FileType("text/html", "html")
 SVG = FileType("image/svg+xml", "svg")
@@ -64,9 +69,8 @@ RECOGNISABLE = {kind.media_type for _, _, kind in _SIGNATURES} | {"image/jpg", "
 def recognise(head: bytes) -> FileType | None:
     """The type that the first bytes of a file show, or None where they show none."""
     for offset, signature, kind in _SIGNATURES:
-        if head.startswith(signature, offset) and (
-            kind.extension not in _RIFF or head.startswith(b"RIFF")
-        ):
+        beginning = _BEGINNINGS.get(kind.extension, b"")
+        if head.startswith(signature, offset) and head.startswith(beginning):
             return kind
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if re.match(rb"(<!doctype html|<html|<head|<body)", start):

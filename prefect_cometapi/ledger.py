@@ -23,7 +23,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import get_current_settings
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from prefect_cometapi.errors import LedgerError, SubmissionInDoubt
 
@@ -47,7 +47,7 @@ class Record(BaseModel):
     model: str
     api_root: str
     sample: int = 0
-    sent_at: datetime
+    sent_at: AwareDatetime
     prediction_id: str | None = None
 
 
@@ -95,16 +95,16 @@ def decide(record: Record | None, now: datetime, patience: timedelta) -> Found:
         return Found.IN_DOUBT
     if record.prediction_id:
         return Found.ATTACH
-    return Found.WAIT if now - record.sent_at < patience else Found.IN_DOUBT
+    # Both ways: a sender whose clock is ahead must not be waited for all the longer.
+    return Found.WAIT if abs(now - record.sent_at) < patience else Found.IN_DOUBT
 
 
 def in_doubt(key: str, record: Record | None) -> SubmissionInDoubt:
     """The error for an intent that has no id."""
-    what = (
-        f"a prediction of {record.model}, sent at {record.sent_at:%Y-%m-%d %H:%M:%S} UTC"
-        if record
-        else "a prediction whose record can not be read"
-    )
+    what = "a prediction whose record can not be read"
+    if record:
+        sent_at = record.sent_at.astimezone(UTC)
+        what = f"a prediction of {record.model}, sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
     return SubmissionInDoubt(
         f"An earlier attempt of this run submitted {what}, and its answer was never stored: it "
         f"may have been accepted and paid for. It is not sent again unasked. {way_out(key)}"

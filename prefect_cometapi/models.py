@@ -89,6 +89,8 @@ class Prediction(_Data):
     @property
     def run_time(self) -> float | None:
         """Seconds the model ran: the service's `predict_time`, or start to completion."""
+        if not self.finished:
+            return None
         predict_time = self.metrics.get("predict_time")
         if isinstance(predict_time, int | float):
             return float(predict_time)
@@ -102,7 +104,9 @@ class Prediction(_Data):
     @property
     def expires_at(self) -> datetime | None:
         """When the service deletes the outputs; None while it is not finished."""
-        return self.completed_at and self.completed_at + OUTPUT_LIFETIME
+        if not self.finished or self.completed_at is None:
+            return None
+        return self.completed_at + OUTPUT_LIFETIME
 
 
 class SavedFile(_Data):

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,12 +40,13 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Part:
-    """One file's worth of an output: a URL to fetch, or content that is here already."""
+    """One file's worth of an output: a URL to fetch, a `data:` URI, or text."""
 
     where: str
     url: str | None = None
-    content: bytes = b""
-    kind: FileType | None = None
+    data: str | None = None
+    text: str = ""
+    kind: FileType = filetypes.TEXT
 
 
 def find_parts(output: Any) -> list[Part]:
@@ -57,22 +59,26 @@ def find_parts(output: Any) -> list[Part]:
     if output is None or output == []:
         return []
     if isinstance(output, str) and not _is_link(output):
-        return [_text("output", output)]
+        return [Part("output", text=output)]
     if _is_tokens(output):
-        return [_text("output", "".join(output))]
+        return [Part("output", text="".join(output))]
     leaves = list(_leaves(output, "output"))
     parts = [_link(where, leaf) for where, leaf in leaves if _is_link(leaf)]
     if any(leaf is not None and not _is_link(leaf) for _, leaf in leaves) or not parts:
-        content = json.dumps(_without_data(output), ensure_ascii=False, indent=2).encode()
-        parts.append(Part("output", content=content, kind=filetypes.JSON))
+        text = json.dumps(_without_data(output), ensure_ascii=False, indent=2)
+        parts.append(Part("output", text=text, kind=filetypes.JSON))
     return parts
+
+
+#: RFC 2397, as strict as it takes to tell it from text that happens to begin with "Data:".
+_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[\w.+-]+(=[^,;\s]*)?)*,", re.IGNORECASE)
 
 
 def _is_link(value: object) -> bool:
     if not isinstance(value, str):
         return False
-    if value[:5].lower() == "data:":
-        return "," in value
+    if _DATA_URI.match(value):
+        return True
     return value.lower().startswith(("https://", "http://")) and not any(map(str.isspace, value))
 
 
@@ -93,21 +99,28 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield where, value
 
 
-def _text(where: str, text: str) -> Part:
-    return Part(where, content=text.encode("utf-8", "replace"), kind=filetypes.TEXT)
-
-
 def _link(where: str, link: str) -> Part:
-    if link[:5].lower() != "data:":
-        return Part(where, url=link)
-    header, _, payload = link[5:].partition(",")
+    return Part(where, data=link) if _DATA_URI.match(link) else Part(where, url=link)
+
+
+def decode_data(uri: str, where: str) -> tuple[bytes, FileType]:
+    """The content of a `data:` URI, and what it is.
+
+    Raises:
+        OutputDamaged: It can not be decoded, or is not what it claims to be.
+    """
+    header, _, payload = uri[5:].partition(",")
     content = unquote_to_bytes(payload)
     if header.lower().endswith(";base64"):
         try:
             content = base64.b64decode(content, validate=True)
         except binascii.Error as error:
             raise OutputDamaged(f"The data: URI at {where} is not valid base64.") from error
-    return Part(where, content=content, kind=identify(content, header, where))
+    declared = header.partition(";")[0] or "text/plain"  # RFC 2397
+    html = filetypes.recognise(content[: filetypes.HEAD]) is filetypes.HTML
+    if html and declared.lower() == "text/html":
+        return content, filetypes.HTML  # here a web page is what was promised
+    return content, identify(content[: filetypes.HEAD], declared, where)
 
 
 def _without_data(value: Any) -> Any:
@@ -118,7 +131,7 @@ def _without_data(value: Any) -> Any:
         return [_without_data(inner) for inner in value]
     if not _is_link(value):
         return value
-    return "data:…" if value[:5].lower() == "data:" else redact(value)
+    return "data:…" if _DATA_URI.match(value) else redact(value)
 
 
 def identify(head: bytes, declared: str, source: str) -> FileType:
@@ -137,11 +150,13 @@ def identify(head: bytes, declared: str, source: str) -> FileType:
     if not head:
         raise OutputDamaged(f"{shown} is empty.")
     kind = filetypes.recognise(head)
+    declared_type = declared.partition(";")[0].strip().lower()
+    if kind is None and declared_type == "text/html":
+        kind = filetypes.HTML
     if kind is filetypes.HTML and not urlsplit(source).path.lower().endswith((".html", ".htm")):
         raise OutputDamaged(f"{shown} is a web page, not the file that was promised.")
     if kind is not None:
         return kind
-    declared_type = declared.partition(";")[0].strip().lower()
     if declared_type in filetypes.RECOGNISABLE:
         raise OutputDamaged(f"{shown} is declared as {declared_type}, but its bytes are not that.")
     return filetypes.by_declaration(declared)
@@ -199,11 +214,14 @@ async def _save_part(client: CometAPIClient, part: Part, store: Store, stem: str
         if part.url is not None:
             arrived = await _fetch(client, part.url, path, bound)
         else:
-            assert part.kind is not None  # noqa: S101 - content that is here has been identified
-            bound.check(len(part.content), part.where)
-            await asyncio.to_thread(path.write_bytes, part.content)
-            digest = hashlib.sha256(part.content).hexdigest()
-            arrived = _Arrived(part.kind, len(part.content), digest)
+            content, kind = (
+                decode_data(part.data, part.where)
+                if part.data is not None
+                else (part.text.encode("utf-8", "replace"), part.kind)
+            )
+            bound.check(len(content), part.where)
+            await asyncio.to_thread(path.write_bytes, content)
+            arrived = _Arrived(kind, len(content), hashlib.sha256(content).hexdigest())
         name = f"{stem}.{arrived.kind.extension}"
         location = await store.put(path, name)
     return SavedFile(

@@ -7,7 +7,8 @@ of `prefect.toml` (`[tool.prefect.integrations.cometapi]` in `pyproject.toml`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from tomllib import TOMLDecodeError
+from typing import Annotated
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import (
@@ -16,9 +17,9 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
+from pydantic_settings import SettingsError
 
 from prefect_cometapi import pacing
 from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
@@ -42,6 +43,8 @@ class CometAPISettings(PrefectBaseSettings):
     model_config = build_settings_config(("integrations", "cometapi"))
     # A rejected value may be a key: keep it out of the message.
     model_config["hide_input_in_errors"] = True
+    # An empty variable is how containers and CI systems spell "not set".
+    model_config["env_ignore_empty"] = True
 
     api_key: SecretStr | None = Field(
         default=None,
@@ -108,11 +111,10 @@ class CometAPISettings(PrefectBaseSettings):
             return None
         return SecretStr(clean_api_key(value.get_secret_value()))
 
-    @field_validator("base_url", mode="before")
+    @field_validator("base_url", mode="after")
     @classmethod
-    def _default_where_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        # An empty variable is how containers and CI systems spell "not set".
-        return DEFAULT_API_ROOT if isinstance(value, str) and not strip_around(value) else value
+    def _default_where_blank(cls, value: str) -> str:
+        return strip_around(value) or DEFAULT_API_ROOT
 
 
 def load_settings() -> CometAPISettings:
@@ -123,9 +125,11 @@ def load_settings() -> CometAPISettings:
     """
     try:
         return CometAPISettings()
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+    except (ValidationError, SettingsError, TOMLDecodeError) as error:
+        problems = (
+            "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            if isinstance(error, ValidationError)
+            else str(error)
         )
         raise ConfigurationError(
             f"A setting of prefect-cometapi is not usable: {problems}. Settings come from the "

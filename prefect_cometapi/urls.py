@@ -44,30 +44,37 @@ def parse_api_root(base_url: str, *, allow_insecure: bool = False) -> str:
         ConfigurationError: It is no usable URL, or would send the key in the clear.
     """
     text = strip_around(base_url)
-    try:
-        parts = urlsplit(text)
-        host, _port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"The base URL {text!r} can not be read: {error}.") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigurationError(
-            f"The base URL {text!r} is not an http(s) URL with a host; "
-            f"the service's own is {DEFAULT_API_ROOT}."
-        )
-    if parts.username is not None or parts.password is not None:
-        # Not repeated in the message: what stands there is somebody's password.
+    # Neither a password nor a key in a query is repeated in a message.
+    shown = "" if "@" in text else f" {re.split(r'[?#]', text)[0]!r}"
+    if "@" in text:
         raise ConfigurationError(
             "The base URL holds a user name or password; the key goes into `api_key` instead."
         )
-    if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\\]", text):
-        raise ConfigurationError(f"The base URL {text!r} may hold only a scheme, host and path.")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(f"The base URL{shown} can not be read.") from None
+    if parts.scheme not in ("http", "https") or not host or not _is_plain_host(host):
+        raise ConfigurationError(
+            f"The base URL{shown} is not an http(s) URL with a host; "
+            f"the service's own is {DEFAULT_API_ROOT}."
+        )
+    if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\\?#]", text):
+        raise ConfigurationError(f"The base URL{shown} may hold only a scheme, host and path.")
     if parts.scheme == "http" and not (allow_insecure or is_loopback(host)):
         raise ConfigurationError(
-            f"The base URL {text!r} would send the API key unencrypted to {host}. Use https, or "
+            f"The base URL{shown} would send the API key unencrypted to {host}. Use https, or "
             "set allow_insecure=True on the credentials for a simulator in a network you trust."
         )
+    netloc = parts.netloc.lower()
+    if port == _DEFAULT_PORTS[parts.scheme]:  # one name for one place
+        netloc = netloc.removesuffix(f":{port}")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
+    return urlunsplit((parts.scheme, netloc.rstrip(":"), path, "", ""))
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_model(model: object) -> str:
@@ -120,12 +127,10 @@ def check_download(url: str, api_root: str) -> str:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except ValueError:
-        raise OutputRefused(
-            f"The service named an output URL that can not be read: {url!r}."
-        ) from None
+        raise OutputRefused("The service named an output URL that can not be read.") from None
     shown = redact(url)
     root = urlsplit(api_root)
-    if not host or parts.username is not None or parts.password is not None:
+    if not host or "@" in parts.netloc or not _is_plain_host(host):
         raise OutputRefused(f"Will not fetch {shown}: it is no plain URL of a host.")
     if (parts.scheme, parts.netloc.lower()) == (root.scheme, root.netloc):
         return url
@@ -166,18 +171,30 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def _is_plain_host(host: str) -> bool:
+    # HTTP libraries fold full-width digits and ideographic dots, and unquote %2e, after the check.
+    return host.isascii() and "%" not in host
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that `host` spells, also in the short forms that the C library accepts."""
+    host = host.rstrip(".")
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host)
     except ValueError:
         try:
             return ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, UnicodeError):
             return None
     if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         return address.ipv4_mapped or address.sixtofour or address
     return address
+
+
+#: IPv4 addresses behind a translator (RFC 6052).
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def _shown(value: object) -> str:

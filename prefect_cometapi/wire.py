@@ -16,9 +16,9 @@ from prefect_cometapi.failures import (
     Reply,
     as_text,
     code_of,
+    quote,
     raise_for_error,
     request_id_of,
-    words_of,
 )
 from prefect_cometapi.models import Cancellation, Prediction, PredictionStatus
 from prefect_cometapi.urls import check_prediction_id
@@ -55,9 +55,11 @@ def encode_create(input: Mapping[str, Any]) -> bytes:
             f"The input is a {type(input).__name__}, not an object of parameters such as "
             '{"prompt": "A paper boat"}. Nothing was sent.'
         )
-    _check_names(input)
     try:
+        _check_names(input)
         return json.dumps({"input": dict(input)}, allow_nan=False, ensure_ascii=False).encode()
+    except InvalidInput:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         # UnicodeEncodeError (half of a surrogate pair) is a ValueError too.
         raise InvalidInput(f"The input is not valid JSON: {error}. Nothing was sent.") from None
@@ -87,8 +89,9 @@ def parse_create(
     """
     raise_for_error(reply, Call.CREATE, f"model {model}")
     record, envelope = _unwrap(reply.json)
-    ids = (record.get("id"), envelope.get("id"), envelope.get("task_id"))
-    prediction_id = next((str(found) for found in ids if found), "")
+    # Text only: the envelope's number beside the task id is a row of the gateway's database.
+    ids = (record.get("id"), envelope.get("id"), envelope.get("task_id"), record.get("task_id"))
+    prediction_id = next((found for found in ids if isinstance(found, str) and found), "")
     try:
         check_prediction_id(prediction_id)
     except InvalidInput:
@@ -170,9 +173,8 @@ def _cancel_message(prediction_id: str, prediction: Prediction | None) -> str:
 
 
 def _unreadable(reply: Reply, what: str) -> UnknownOutcome:
-    said = words_of(reply)
     return UnknownOutcome(
-        f"{what} (HTTP {reply.status}).{' It says: ' + said if said else ''}",
+        f"{what} (HTTP {reply.status}).{quote(reply)}",
         status=reply.status,
         code=code_of(reply.json) or None,
         request_id=request_id_of(reply),
@@ -183,7 +185,7 @@ def _unwrap(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The prediction itself, and the task envelope around it; either may be empty."""
     if not isinstance(body, dict):
         return {}, {}
-    if "code" not in body or "data" not in body:
+    if "data" not in body or "id" in body:
         return body, {}
     data = body["data"]
     if isinstance(data, str):  # an envelope that holds nothing but the id

@@ -1,0 +1,200 @@
+"""The same request is found again under the same key, on any machine and by any version; and a
+record that does not say what became of a create is in doubt, never a reason to pay twice.
+"""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prefect.client.schemas.actions import VariableCreate
+
+from prefect_cometapi.ledger import (
+    Found,
+    Record,
+    decide,
+    in_doubt,
+    prediction_key,
+    read_record,
+    way_out,
+)
+
+INPUT: dict[str, Any] = {
+    "prompt": "Ein Boot, 紙の船 🛶",
+    "seed": 1,
+    "guidance": 2.5,
+    "raw": True,
+    "mask": None,
+    "images": ["https://a.example/b", {"z": 1, "a": 2}],
+}
+REQUEST: dict[str, Any] = {
+    "scope": "flow-run:7c3b0d3e-6f0d-4a39-9d5c-0b8a5d6a8f11",
+    "api_root": "https://api.cometapi.com",
+    "model": "black-forest-labs/flux-schnell",
+    "input": INPUT,
+    "sample": 0,
+}
+#: Pinned: with another key, a run that is resumed after an upgrade would pay again.
+PINNED = "cometapi-907278eadc4e5756a2f73a1a8c0beb0676261644"
+
+
+def key(**changes: Any) -> str:
+    return prediction_key(**REQUEST | changes)
+
+
+def test_the_key_never_changes() -> None:
+    assert key() == PINNED
+
+
+def backwards(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: backwards(value[name]) for name in reversed(value)}
+    return [backwards(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_the_key_does_not_depend_on_the_order_of_names() -> None:
+    shuffled = backwards(INPUT)
+    assert json.dumps(shuffled) != json.dumps(INPUT)
+    assert key(input=shuffled) == PINNED
+
+
+def test_the_key_does_not_depend_on_a_json_round_trip_or_on_tuples() -> None:
+    assert key(input=json.loads(json.dumps(INPUT))) == PINNED
+    assert key(input=INPUT | {"images": tuple(INPUT["images"])}) == PINNED
+
+
+def test_the_key_does_not_depend_on_the_process() -> None:
+    code = (
+        "import sys, json; from prefect_cometapi.ledger import prediction_key;"
+        "print(prediction_key(**json.loads(sys.argv[1])))"
+    )
+    for seed in ("1", "2"):
+        environment = {"PYTHONHASHSEED": seed, "PYTHONIOENCODING": "ascii", "HOME": "/nowhere"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(REQUEST)],
+            env=environment | {"PREFECT_HOME": "/tmp/prefect-none"},  # noqa: S108
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ran.stdout.strip() == PINNED
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "scope": {"scope": "gallery-2026-03-12"},
+    "scope-case": {"scope": REQUEST["scope"].upper()},
+    "api-root": {"api_root": "http://127.0.0.1:8000"},
+    "model": {"model": "black-forest-labs/flux-schnel1"},
+    "sample": {"sample": 1},
+    "sample-2": {"sample": 2},
+    "empty-input": {"input": {}},
+    "prompt": {"input": INPUT | {"prompt": "A paper boat"}},
+    "seed": {"input": INPUT | {"seed": 2}},
+    "seed-as-text": {"input": INPUT | {"seed": "1"}},
+    "seed-as-boolean": {"input": INPUT | {"seed": True}},
+    "seed-as-fraction": {"input": INPUT | {"seed": 1.0}},
+    "one-more": {"input": INPUT | {"n": None}},
+    "one-less": {"input": {name: INPUT[name] for name in INPUT if name != "mask"}},
+    "order-of-a-list": {"input": INPUT | {"images": INPUT["images"][::-1]}},
+    "nested": {"input": INPUT | {"images": [INPUT["images"][0], {"z": 1, "a": 3}]}},
+    # What one component ends with, the next does not begin with.
+    "shifted": {"scope": REQUEST["scope"] + '","https', "api_root": "x"},
+    "swapped": {"scope": REQUEST["model"], "model": REQUEST["scope"]},
+}
+
+
+def test_the_key_differs_by_each_component() -> None:
+    keys = {name: key(**changes) for name, changes in OTHERS.items()}
+    assert len({PINNED, *keys.values()}) == len(keys) + 1
+
+
+def test_the_key_is_a_name_that_the_server_takes_and_gives_nothing_away() -> None:
+    for name in (PINNED, *(key(**changes) for changes in OTHERS.values())):
+        assert VariableCreate(name=name, value={}).name == name
+        assert len(name) == len("cometapi-") + 40
+        assert name.startswith("cometapi-")
+
+
+def test_an_input_that_is_no_json_has_no_key() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        key(input={"a": float("nan")})
+
+
+# --- records ----------------------------------------------------------------------------------
+
+SENT = datetime(2026, 3, 12, 11, 27, 18, 258_000, UTC)
+PATIENCE = timedelta(seconds=90)
+INTENT = Record(scope="s", model="owner/name", api_root="https://api.example", sent_at=SENT)
+DONE = INTENT.model_copy(update={"prediction_id": "abc"})
+STORED: dict[str, Any] = INTENT.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("record", [INTENT, DONE, DONE.model_copy(update={"sample": 3})])
+def test_records_survive_being_stored(record: Record) -> None:
+    stored = record.model_dump(mode="json")
+    assert read_record(stored) == record
+    assert read_record(json.loads(json.dumps(stored))) == record
+    assert read_record(stored | {"of_a_later_version": 1}) == record
+
+
+@pytest.mark.parametrize(
+    ("record", "age", "found"),
+    [
+        pytest.param(INTENT, 0, Found.WAIT, id="just-sent"),
+        pytest.param(INTENT, 89.9, Found.WAIT, id="within-patience"),
+        pytest.param(INTENT, 90, Found.IN_DOUBT, id="patience-is-over"),
+        pytest.param(INTENT, 1e7, Found.IN_DOUBT, id="months-ago"),
+        pytest.param(INTENT, -30, Found.WAIT, id="clock-of-the-sender-is-ahead"),
+        pytest.param(DONE, 0, Found.ATTACH, id="id-known"),
+        pytest.param(DONE, 1e7, Found.ATTACH, id="id-known-months-ago"),
+        pytest.param(None, 0, Found.IN_DOUBT, id="not-readable"),
+    ],
+)
+def test_decide(record: Record | None, age: float, found: Found) -> None:
+    assert decide(record, SENT + timedelta(seconds=age), PATIENCE) is found
+
+
+def without(name: str) -> dict[str, Any]:
+    return {each: STORED[each] for each in STORED if each != name}
+
+
+SCRAPS: list[object] = [None, "", "abc", 0, True, [], {}, [STORED]]
+TORN: dict[str, object] = {
+    **{repr(value): value for value in SCRAPS},
+    "json-in-text": json.dumps(STORED),
+    "half-of-json": json.dumps(STORED)[:40],
+    **{f"without-{name}": without(name) for name in ("scope", "model", "api_root", "sent_at")},
+    "time-as-words": STORED | {"sent_at": "yesterday"},
+    "time-null": STORED | {"sent_at": None},
+    "time-without-zone": STORED | {"sent_at": "2026-03-12T11:27:18"},
+    "id-is-a-number": STORED | {"prediction_id": 5},
+    "id-is-a-list": STORED | {"prediction_id": ["abc"]},
+    "id-empty": STORED | {"prediction_id": ""},
+    "sample-as-words": STORED | {"sample": "first"},
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_a_torn_record_is_in_doubt(name: str) -> None:
+    later = SENT + timedelta(days=1)
+    assert decide(read_record(TORN[name]), later, PATIENCE) is Found.IN_DOUBT
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [(INTENT, "owner/name, sent at 2026-03-12 11:27:18 UTC"), (None, "can not be read")],
+    ids=["intent", "not-readable"],
+)
+def test_in_doubt_says_what_to_do(record: Record | None, says: str) -> None:
+    message = str(in_doubt(PINNED, record))
+    assert says in message
+    assert "not sent again unasked" in message
+    assert f"prefect variable delete {PINNED}" in message
+    assert way_out(PINNED) in message
+
+
+def test_the_time_in_a_message_is_utc() -> None:
+    elsewhere = read_record(STORED | {"sent_at": "2026-03-12T13:27:18+02:00"})
+    assert "2026-03-12 11:27:18 UTC" in str(in_doubt(PINNED, elsewhere))
