@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from logging import getLogger
 from random import Random
@@ -21,6 +22,7 @@ from pydantic import SecretStr
 from prefect_cometapi import portal, urls, wire
 from prefect_cometapi.connections import Connections, connections
 from prefect_cometapi.errors import (
+    AccountError,
     NeverDelivered,
     OutputRefused,
     PredictionNotFound,
@@ -200,7 +202,7 @@ class CometAPIClient:
                 return
             except RequestRejected as error:
                 # Some gateways refuse an unknown id with a plain 400, after taking the key.
-                if error.status != 400:
+                if isinstance(error, AccountError) or error.status != 400:
                     raise
 
         await self._repeat(ask, Call.CHECK, "the check of the key")
@@ -217,12 +219,12 @@ class CometAPIClient:
             OutputRefused: A URL that may not be fetched, or too many redirects.
             httpx.HTTPError: The host could not be reached, or was lost on the way.
         """
-        wires = self._wires()
-        async with wires.download_gate:
+        async with self._wires().download_gate:
             for _ in range(MAX_REDIRECTS + 1):
                 target = urls.check_download(url, self.api_root)
+                http = connections(self.settings, target).downloads
                 # Unpacked on the way, a file could no longer be held to its declared length.
-                async with wires.downloads.stream(
+                async with http.stream(
                     "GET", target, headers={"accept-encoding": "identity"}
                 ) as response:
                     if not response.has_redirect_location:
@@ -268,30 +270,43 @@ class CometAPIClient:
     ) -> Reply:
         """Send one request with the key, and read the whole reply within `seconds`."""
         wires = self._wires()
-        headers = {
-            "authorization": f"Bearer {self._api_key.get_secret_value()}",
-            "accept": "application/json",
-        }
+        # Never in a plain variable, which tracebacks with local variables would show; the repr of
+        # httpx.Headers hides it.
+        headers = httpx.Headers(
+            {
+                "authorization": f"Bearer {self._api_key.get_secret_value()}",
+                "accept": "application/json",
+            }
+        )
         if content is not None:
             headers["content-type"] = "application/json"
         http = wires.queries if content is None else wires.creates
+        sent = False
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            nonlocal sent
+            if event == "http11.send_request_headers.started":
+                sent = sent or info["request"].method != b"CONNECT"  # that one is for the proxy
+
         try:
             async with (
                 asyncio.timeout(seconds),
-                http.stream(method, url, headers=headers, content=content) as response,
+                http.stream(
+                    method, url, headers=headers, content=content, extensions={"trace": trace}
+                ) as response,
             ):
                 body = await _read(response)
-        except _NEVER_DELIVERED as error:
-            raise NeverDelivered(
-                f"{self.api_root} could not be reached, so nothing was sent "
-                f"({_describe(error)}). Check the network, the proxy settings and the base URL."
-            ) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
+            if not sent:
+                raise NeverDelivered(
+                    f"{self.api_root} could not be reached, so nothing was sent ("
+                    f"{_describe(error)}). Check the network, the proxy settings and the base URL."
+                ) from error
             raise UnknownOutcome(
                 f"The request was sent to {self.api_root}, but no usable reply came "
                 f"({_describe(error)})."
             ) from error
-        reply = Reply(response.status_code, dict(response.headers), body)
+        reply = _without(self._api_key, Reply(response.status_code, dict(response.headers), body))
         if reply.status == 429:
             asked = asked_wait(reply)
             pause = BRAKE_DEFAULT if asked is None else min(asked, self.settings.retry_after_cap)
@@ -299,18 +314,7 @@ class CometAPIClient:
         return reply
 
     def _wires(self) -> Connections:
-        return connections(self.settings)
-
-
-#: The request did not leave this machine, or no further than the proxy or the TLS handshake.
-_NEVER_DELIVERED = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-)
+        return connections(self.settings, self.api_root)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -320,6 +324,15 @@ async def _read(response: httpx.Response) -> bytes:
         if len(body) > MAX_REPLY_BYTES:
             raise httpx.StreamError(f"the reply is larger than {MAX_REPLY_BYTES} bytes")
     return bytes(body)
+
+
+def _without(secret: SecretStr, reply: Reply) -> Reply:
+    """The reply without the key, which some gateways repeat in an error."""
+    key = secret.get_secret_value()
+    if len(key) < 8 or (key.encode() not in reply.body and key not in str(reply.headers)):
+        return reply  # a shorter one is nobody's real key, and may well be a part of other words
+    headers = {name: value.replace(key, "***") for name, value in reply.headers.items()}
+    return replace(reply, headers=headers, body=reply.body.replace(key.encode(), b"***"))
 
 
 def _describe(error: Exception) -> str:

@@ -17,12 +17,14 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from platform import python_version
 from random import Random
+from urllib.parse import urlsplit
 
 import httpx
 
 from prefect_cometapi.errors import ConfigurationError
 from prefect_cometapi.pacing import Brake
 from prefect_cometapi.settings import CometAPISettings
+from prefect_cometapi.urls import is_loopback
 
 USER_AGENT = f"prefect-cometapi/{version('prefect-cometapi')} (python/{python_version()})"
 
@@ -53,10 +55,14 @@ class Connections:
     async def turn(self, api_root: str) -> AsyncGenerator[None]:
         """Wait for the end of the last "too many requests" and for room in the gate."""
         brake = self.brakes[api_root]
-        while (wait := brake.wait(time.monotonic())) > 0:  # noqa: ASYNC110 - time is the event
-            await asyncio.sleep(wait * _random.uniform(1.0, 1.1))
-        async with self.gate:
-            yield
+        while True:
+            while (wait := brake.wait(time.monotonic())) > 0:  # noqa: ASYNC110 - time is the event
+                await asyncio.sleep(wait * _random.uniform(1.0, 1.1))
+            async with self.gate:
+                # It may have been pressed while this one stood in the queue.
+                if brake.wait(time.monotonic()) == 0:
+                    yield
+                    return
 
 
 _shared: dict[tuple[object, ...], Connections] = {}
@@ -69,13 +75,18 @@ _PROXY_AND_CA = (
 )
 
 
-def connections(settings: CometAPISettings) -> Connections:
-    """The process' connections; call it on the background loop.
+def connections(settings: CometAPISettings, url: str) -> Connections:
+    """The process' connections for the host of `url`; call it on the background loop.
+
+    This machine is never reached through a proxy: the simulator lives here, and the key would
+    go to the proxy in the clear.
 
     Raises:
         ConfigurationError: A proxy or CA file in the environment is not usable.
     """
+    direct = is_loopback(urlsplit(url).hostname or "")
     key = (
+        direct,
         asyncio.get_running_loop(),
         settings.connect_timeout,
         settings.requests_in_flight,
@@ -85,15 +96,16 @@ def connections(settings: CometAPISettings) -> Connections:
     if key not in _shared:
         try:
             _shared[key] = Connections(
-                creates=_http(settings, read=None, idle=CREATE_IDLE),
-                queries=_http(settings, read=None, idle=QUERY_IDLE),
-                downloads=_http(settings, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+                creates=_http(settings, direct, read=None, idle=CREATE_IDLE),
+                queries=_http(settings, direct, read=None, idle=QUERY_IDLE),
+                downloads=_http(settings, direct, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
                 gate=asyncio.Semaphore(settings.requests_in_flight),
                 download_gate=asyncio.Semaphore(settings.downloads_in_flight),
             )
-        except (OSError, ValueError, httpx.InvalidURL) as error:
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
             # Not repeated where it may be a proxy's URL, which can hold a password.
-            reason = str(error) if isinstance(error, OSError) else "a proxy URL can not be read"
+            readable = isinstance(error, OSError | ImportError)
+            reason = str(error).rstrip(".") if readable else "a proxy URL can not be read"
             raise ConfigurationError(
                 f"The proxy or CA settings of the environment are not usable: {reason}. Look at "
                 "HTTP(S)_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR. Nothing was sent."
@@ -101,11 +113,14 @@ def connections(settings: CometAPISettings) -> Connections:
     return _shared[key]
 
 
-def _http(settings: CometAPISettings, *, read: float | None, idle: float) -> httpx.AsyncClient:
+def _http(
+    settings: CometAPISettings, direct: bool, *, read: float | None, idle: float
+) -> httpx.AsyncClient:
     """An httpx client that takes proxies and CA from the environment, and keeps no cookies.
 
     Args:
         settings: For the connect time-out.
+        direct: Use no proxy.
         read: Longest silence in seconds; None where the whole request has a time-out of its own.
         idle: How long an unused connection is kept, in seconds.
     """
@@ -115,7 +130,6 @@ def _http(settings: CometAPISettings, *, read: float | None, idle: float) -> htt
         limits=httpx.Limits(max_connections=None, keepalive_expiry=idle),
         # Several accounts share the client: a cookie of one must not travel with another.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        # This machine is not reached through a proxy, and the simulator lives there.
-        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+        mounts=dict.fromkeys(("http://", "https://", "all://")) if direct else None,
         follow_redirects=False,
     )

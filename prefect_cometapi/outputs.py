@@ -34,6 +34,8 @@ from prefect_cometapi.urls import check_prediction_id, redact
 #: How often an output that is not served, or arrives damaged, is fetched again: delivery hosts
 #: lag behind the prediction for a moment.
 TRIES = 3
+#: The same where the way or the host is in trouble, which passes; a minute of it, with pauses.
+TRIES_IN_TROUBLE = 8
 
 # --- what there is to save (pure) -------------------------------------------------------------
 
@@ -279,8 +281,10 @@ async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) ->
             passing = isinstance(error, _LOST) or (
                 isinstance(error, _NotServed) and (error.status >= 500 or error.status == 429)
             )
-            if (failures >= TRIES and not passing) or time.monotonic() + pause > give_up_at:
-                raise _given_up(url, error) from error
+            tries = TRIES_IN_TROUBLE if passing else TRIES
+            if failures >= tries or time.monotonic() + pause > give_up_at:
+                given_up = _given_up(url, error)
+                raise given_up from (None if given_up is error else error)
             client.notify(f"Fetching {redact(url)} again in {pause:.1f} s: {error}")
             await asyncio.sleep(pause)
 
@@ -312,14 +316,15 @@ async def _fetch_once(client: CometAPIClient, url: str, path: Path, bound: _Boun
             bound.check(int(declared), shown)
         digest, size, head = hashlib.sha256(), 0, b""
         with path.open("wb") as file:
-            async for chunk in response.aiter_raw(256 * 1024):
+            async for chunk in response.aiter_bytes(256 * 1024):
                 size += len(chunk)
                 bound.check(size, shown)
                 head = (head + chunk)[: filetypes.HEAD] if len(head) < filetypes.HEAD else head
                 digest.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
-        if declared.isdigit() and size != int(declared):
-            raise OutputDamaged(f"{shown} arrived with {size} of {declared} bytes.")
+        arrived = response.num_bytes_downloaded  # as sent: a host may pack it all the same
+        if declared.isdigit() and arrived != int(declared):
+            raise OutputDamaged(f"{shown} arrived with {arrived} of {declared} bytes.")
     kind = identify(head, response.headers.get("content-type", ""), url)
     return _Arrived(kind, size, digest.hexdigest())
 

@@ -65,8 +65,8 @@ def call(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs:
             try:
                 return job.result.result(SLICE)
             except concurrent.futures.TimeoutError:
-                if job.result.done():
-                    raise  # the call's own TimeoutError
+                if job.result.done():  # just now, or with a TimeoutError of its own
+                    return job.result.result()
     except BaseException:
         if not job.result.done():
             job.cancel()
@@ -132,7 +132,7 @@ class _Job(Generic[R]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self.result: concurrent.futures.Future[R] = concurrent.futures.Future()
-        self._coroutine = coroutine
+        self._work = coroutine
         self._loop = background_loop()
         # call_soon_threadsafe copies the caller's context variables.
         self._loop.call_soon_threadsafe(self._start)
@@ -141,12 +141,24 @@ class _Job(Generic[R]):
         self._loop.call_soon_threadsafe(lambda: self._task.cancel())
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
+        self._task = self._loop.create_task(self._guarded())
         self._task.add_done_callback(self._hand_over)
 
+    async def _guarded(self) -> R:
+        try:
+            return await self._work
+        except (SystemExit, KeyboardInterrupt) as error:
+            # asyncio would end the loop with it, and everybody else's calls.
+            self.result.set_exception(error)
+            raise asyncio.CancelledError from None
+
     def _hand_over(self, task: asyncio.Task[R]) -> None:
+        self._work.close()  # of a call that was canceled before its first step
+        if self.result.done():
+            return
         if task.cancelled():
             self.result.cancel()
+            self.result.set_running_or_notify_cancel()  # wakes concurrent.futures.wait
         elif error := task.exception():
             self.result.set_exception(error)
         else:

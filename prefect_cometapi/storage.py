@@ -186,13 +186,20 @@ async def open_storage(storage: Storage) -> Store:
         return Folder(Path(storage.basepath or ".").expanduser().absolute())
     if isinstance(storage, WritableFileSystem):
         return FileSystem(storage)
-    if isinstance(storage, str | Path) and str(storage).strip() and "\0" not in str(storage):
+    if isinstance(storage, str | Path) and str(storage).strip():
         if "://" in str(storage):
             raise InvalidInput(
                 f"The storage {str(storage)!r} is a URL. Use a folder, a block such as S3Bucket or "
                 "RemoteFileSystem, or a saved one as block://type-slug/name. Nothing was sent."
             )
-        return Folder(Path(storage).expanduser().absolute())
+        try:
+            if b"\0" in os.fsencode(storage):
+                raise ValueError("it holds a NUL character")
+            return Folder(Path(storage).expanduser().absolute())
+        except (ValueError, RuntimeError) as error:  # half a surrogate, ~nobody
+            raise InvalidInput(
+                f"Can not use the folder {str(storage)!r}: {error}. Nothing was sent."
+            ) from None
     raise InvalidInput(
         f"Can not store files in {storage!r}: give a folder, a WritableFileSystem or "
         "ObjectStorageBlock, or a saved one as block://type-slug/name. Nothing was sent."
@@ -226,10 +233,12 @@ def check_prefix(prefix: object) -> str:
         raise InvalidInput(f"The prefix {prefix!r} is not text. Nothing was sent.")
     parts = prefix.rstrip("/").split("/") if prefix else []
     for part in parts:
-        if part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\:]", part) or len(part) > 200:
+        odd = part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\:\ud800-\udfff]", part)
+        # File systems count bytes, and the name of a file still has to fit behind it.
+        if odd or len(part.encode()) > 200:
             raise InvalidInput(
                 f"The prefix {prefix!r} is not a relative path of plain names (no .., no empty "
-                "parts, no backslash or colon). Nothing was sent."
+                "parts, no backslash or colon, at most 200 bytes each). Nothing was sent."
             )
     return "/".join(parts)
 

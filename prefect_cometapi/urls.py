@@ -44,8 +44,8 @@ def parse_api_root(base_url: str, *, allow_insecure: bool = False) -> str:
         ConfigurationError: It is no usable URL, or would send the key in the clear.
     """
     text = strip_around(base_url)
-    # Neither a password nor a key in a query is repeated in a message.
-    shown = "" if "@" in text else f" {re.split(r'[?#]', text)[0]!r}"
+    # No password is repeated in a message, nor a key that was put into a query or the wrong field.
+    shown = f" {re.split(r'[?#]', text)[0]!r}" if "://" in text and "@" not in text else ""
     if "@" in text:
         raise ConfigurationError(
             "The base URL holds a user name or password; the key goes into `api_key` instead."
