@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import json
 import logging
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,8 @@ from prefect_cometapi.submission import check_request
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 MODEL = "black-forest-labs/flux-schnell"
+#: The flow runs of this process, for the message after Ctrl-C.
+RUNS: list[str] = []
 #: Predictions under way at once; the rest wait their turn.
 AT_ONCE = 16
 
@@ -56,6 +60,7 @@ async def quickstart(
     storage: str = "pictures",
     samples: Annotated[int, Field(ge=1, le=20)] = 2,
     simulate: bool = False,
+    scope: str | None = None,
 ) -> Any:
     """Make pictures of every prompt, and a `manifest.jsonl` that says what each file is.
 
@@ -65,52 +70,71 @@ async def quickstart(
         storage: A folder, or a saved block as block://type-slug/name.
         samples: Pictures of each prompt.
         simulate: Use the simulator instead of the real service, for free stand-ins.
+        scope: A name under which pictures are paid once, such as a date. By default this run and
+            its retries; another run goes on with it as "flow-run:" and its id.
 
     Returns:
         The manifest's location. Where something was not made, a failed state that says what,
         after everything else is saved.
     """
     # The same in a retried run, so that it goes on in the same place.
-    folder = f"{runtime.flow_run.scheduled_start_time:%Y-%m-%d}/{runtime.flow_run.name}"
-    rows: list[dict[str, Any]] = []
+    run_name = re.sub(r"[^\w-]", "-", runtime.flow_run.name)[:60]
+    folder = f"{runtime.flow_run.scheduled_start_time:%Y-%m-%d}/{run_name}"
+    RUNS.append(runtime.flow_run.id)
     problems: list[str] = []
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def make(credentials: CometAPICredentials, input: dict[str, Any], sample: int) -> None:
+    async def make(
+        credentials: CometAPICredentials, input: dict[str, Any], sample: int
+    ) -> list[dict[str, Any]]:
         async with turn:
             try:
                 made = await agenerate(
-                    credentials, model, input, storage, prefix=folder, sample=sample
+                    credentials, model, input, storage, prefix=folder, sample=sample, scope=scope
                 )
-                rows.extend(manifest_rows(made, input, sample))
-            except CometAPIError as error:  # one that fails does not stop the others
+            except Exception as error:  # one that fails does not stop the others
                 problems.append(f"{input['prompt']!r}: {error}")
-        advance()
+                return []
+            finally:
+                advance()
+        return manifest_rows(made, input, sample)
 
     try:
         inputs = read_prompts(Path(prompts), model)
-        total = len(inputs) * samples
-        with service(simulate) as credentials, progress(total) as advance:
-            await check_writable(storage)
+        wanted = list(samples_of(inputs, samples))
+        with service(simulate) as credentials, progress(len(wanted)) as advance:
+            await check_writable(storage, folder)
             await credentials.get_client().acheck_key()  # free, and better known before
-            await asyncio.gather(
-                *(make(credentials, input, n) for input in inputs for n in range(samples))
-            )
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        manifest = await write_text(storage, f"{folder}/manifest.jsonl", lines)
+            rows = await asyncio.gather(*(make(credentials, *one) for one in wanted))
+        files = [row for made in rows for row in made]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in files)
+        # A retried run writes one of its own: it may find less than there was.
+        again = runtime.flow_run.run_count
+        name = f"manifest-{again}.jsonl" if again and again > 1 else "manifest.jsonl"
+        manifest = await write_text(storage, f"{folder}/{name}", lines) if files else ""
     except CometAPIError as error:
         return Failed(message=str(error))
-    get_run_logger().info("Saved %d files; %s says what each is.", len(rows), manifest)
+    get_run_logger().info("Saved %d files. What each is: %s", len(files), manifest or "-")
     if problems:
         said = " | ".join(problems[:3])
-        return Failed(message=f"{len(problems)} of {total} pictures were not made. {said}")
+        return Failed(message=f"{len(problems)} of {len(wanted)} pictures were not made. {said}")
     return manifest
+
+
+def samples_of(inputs: list[dict[str, Any]], samples: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each input with each number of its samples; a line that is there twice counts on."""
+    seen: Counter[str] = Counter()
+    for input in inputs:
+        for _ in range(samples):
+            same = json.dumps(input, sort_keys=True)
+            yield input, seen[same]
+            seen[same] += 1
 
 
 def read_prompts(path: Path, model: str) -> list[dict[str, Any]]:
     """The inputs that a file of prompts stands for; anything wrong is told with its line."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InvalidInput(f"The prompts file {path} can not be read: {reason}.") from None
@@ -119,16 +143,24 @@ def read_prompts(path: Path, model: str) -> list[dict[str, Any]]:
         if not line or line.startswith("#"):
             continue
         try:
-            input = json.loads(line) if line.startswith("{") else {"prompt": line}
+            input = _json(line) if line.startswith("{") else {"prompt": line}
             if not isinstance(input.get("prompt"), str) or not input["prompt"].strip():
                 raise InvalidInput('a JSON line needs a "prompt".')
             check_request(model, input)
-        except ValueError as error:  # InvalidInput is one, and so is broken JSON
+        except (ValueError, RecursionError) as error:  # of InvalidInput, or broken JSON
             raise InvalidInput(f"{path}, line {number}: {error}") from None
         inputs.append(input)
     if not inputs:
         raise InvalidInput(f"There is no prompt in {path}. Write one a line.")
     return inputs
+
+
+def _json(line: str) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"it is not valid JSON: {error.msg} at column {error.colno}.") from None
+    return parsed
 
 
 def manifest_rows(made: Generation, input: dict[str, Any], sample: int) -> list[dict[str, Any]]:
@@ -198,25 +230,38 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--samples", type=int, default=2, help="pictures of each prompt (default: 2)"
     )
+    parser.add_argument(
+        "--scope", help="name under which pictures are paid once, to go on with an earlier run"
+    )
     options = vars(parser.parse_args(arguments))
     try:
-        check(**options)
+        pictures = check(**options)
         simulate = load_settings().api_key is None
-        if not simulate:
-            CometAPICredentials.from_env()
+        target = "" if simulate else CometAPICredentials.from_env().base_url
     except (CometAPIError, ValueError) as error:
-        print(f"{error} Nothing was sent.", file=sys.stderr)
+        print(f"{str(error).removesuffix(' Nothing was sent.')} Nothing was sent.", file=sys.stderr)
         return 2
     if simulate:
         print("No COMETAPI_KEY is set: the simulator draws stand-ins for the pictures, for free.")
+    else:
+        print(f"Making {pictures} pictures at {target}: this costs money.")
     # Prefect's temporary server can take longer than its default patience on a small machine.
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-        state: State[Any] = asyncio.run(run(simulate=simulate, **options))
+        try:
+            state: State[Any] = asyncio.run(run(simulate=simulate, **options))
+        except KeyboardInterrupt:
+            print(
+                "Interrupted. What is saved stays; the service goes on with the rest, and bills it."
+            )
+            return 130
+        except Exception as error:  # Prefect's server: everything else is told by the state
+            print(f"Prefect could not run the flow: {error}", file=sys.stderr)
+            return 1
     if not state.is_completed():
         print(state.message, file=sys.stderr)
         return 1
-    manifest = asyncio.run(state.aresult())
-    print(f"\nYour pictures are in {Path(manifest).parent}; manifest.jsonl says what each is.")
+    folder = asyncio.run(state.aresult()).rpartition("/")[0]
+    print(f"\nYour pictures are in {folder}; manifest.jsonl says what each is.")
     print(how_to_look(str(state.state_details.flow_run_id)))
     return 0
 
@@ -227,13 +272,15 @@ async def run(**parameters: Any) -> State[Any]:
     return state
 
 
-def check(prompts: str, model: str, storage: str, samples: int) -> None:
-    """Refuse what can not work, before Prefect is started."""
-    read_prompts(Path(prompts), model)
+def check(prompts: str, model: str, storage: str, samples: int, scope: str | None) -> int:
+    """Refuse what can not work, before Prefect is started; returns the number of pictures."""
+    check_request(model, {}, scope=scope)
+    inputs = read_prompts(Path(prompts), model)
     if not 1 <= samples <= 20:
         raise InvalidInput("--samples takes a number from 1 to 20.")
     if not storage.startswith("block://"):  # blocks are looked up on the server, in the flow
         asyncio.run(check_writable(storage))
+    return len(inputs) * samples
 
 
 def how_to_look(flow_run_id: str) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Imported on first use, as Prefect does it itself: pytest imports this package at start-up
     # (for the simulator's fixture), and must not pay two seconds for Prefect.
-    if name.startswith("_") and name != "__all__":
+    if (name.startswith("_") and name != "__all__") or not name.isidentifier():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if find_spec(f"{__name__}.{name}"):
         return import_module(f"{__name__}.{name}")

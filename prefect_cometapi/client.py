@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from logging import getLogger
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 from pydantic import SecretStr
@@ -39,7 +39,7 @@ from prefect_cometapi.portal import on_background_loop
 from prefect_cometapi.settings import CometAPISettings
 
 T = TypeVar("T")
-#: Wraps the POST of a create; see `acreate_prediction`.
+#: Wraps the POST of a create; see `CometAPIClient.submit`.
 Around = Callable[[Callable[[], Awaitable[Prediction]]], Awaitable[Prediction]]
 
 #: Largest API reply that is read, in bytes. An output may come inside it as text or `data:` URI.
@@ -66,11 +66,30 @@ class CometAPIClient:
         notify: Called with one line of text when a request has to be sent again.
     """
 
-    def __init__(self, api_root: str, api_key: SecretStr, settings: CometAPISettings) -> None:
-        self.api_root = api_root
+    def __init__(
+        self,
+        api_root: str,
+        api_key: SecretStr,
+        settings: CometAPISettings,
+        *,
+        allow_insecure: bool = False,
+    ) -> None:
+        self.api_root = urls.parse_api_root(api_root, allow_insecure=allow_insecure)
         self.settings = settings
         self.notify: Callable[[str], object] = getLogger("prefect_cometapi").warning
         self._api_key = api_key
+
+    def telling(self, notify: Callable[[str], object]) -> CometAPIClient:
+        """The same client, with somebody else to tell of requests that are sent again."""
+        client = CometAPIClient(self.api_root, self._api_key, self.settings, allow_insecure=True)
+        client.notify = notify
+        return client
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "A CometAPIClient holds a key and is not sent to other processes: send the name of a "
+            "saved CometAPICredentials block, and load it there."
+        )
 
     def __repr__(self) -> str:
         return f"CometAPIClient({self.api_root!r})"
@@ -82,38 +101,61 @@ class CometAPIClient:
         return portal.call(self.acreate_prediction, model, input)
 
     @on_background_loop
-    async def acreate_prediction(
-        self, model: str, input: Mapping[str, Any], *, around: Around | None = None
-    ) -> Prediction:
+    async def acreate_prediction(self, model: str, input: Mapping[str, Any]) -> Prediction:
         """Create a prediction, which costs money once it is accepted.
 
         Sent again only where it certainly was not accepted: nothing could be delivered (for up
         to `reconnect_timeout` seconds), or the service asked to slow down (`submit_timeout`).
-
-        Args:
-            model: The model, as `owner/name`.
-            input: The model's parameters.
-            around: Awaited with a function that sends the POST, for whoever has to write down
-                what happens before and after it. A cancellation never comes in between.
+        Nothing is written down: that is what the tasks are for.
 
         Raises:
             InvalidInput: The model id or the input can not be right; nothing was sent.
             SubmissionInDoubt: It may have been accepted. It is not sent again.
             RequestError: It was not accepted.
         """
-        url = urls.create_url(self.api_root, model)
+
+        async def plainly(post: Callable[[], Awaitable[Prediction]]) -> Prediction:
+            return await post()
+
+        try:
+            return await self.submit(model, input, plainly)
+        except UnknownOutcome as error:
+            raise SubmissionInDoubt(
+                f"{maybe_accepted(model, error)} Look for it in the vendor's dashboard before you "
+                "create it again."
+            ) from None
+
+    @on_background_loop
+    async def submit(self, model: str, input: Mapping[str, Any], around: Around) -> Prediction:
+        """Create a prediction, for a caller who writes down what happens before and after.
+
+        Args:
+            model: The model, as `owner/name`.
+            input: The model's parameters.
+            around: Awaited once an attempt, with a function that sends the POST. A cancellation
+                never comes in between; it is raised afterwards.
+
+        Raises:
+            UnknownOutcome: It may have been accepted. It is not sent again.
+            RequestError: It was not accepted.
+        """
+        url, wires = urls.create_url(self.api_root, model), self._wires()
         body = wire.encode_create(input)
+        paid: list[Prediction] = []
 
         async def post() -> Prediction:
             sent_at = datetime.now(UTC)
             reply = await self._exchange("POST", url, self.settings.create_timeout, body)
-            return wire.parse_create(
-                reply, api_root=self.api_root, model=model, input=input, submitted_at=sent_at
+            paid.append(
+                wire.parse_create(
+                    reply, api_root=self.api_root, model=model, input=input, submitted_at=sent_at
+                )
             )
+            return paid[0]
 
         async def attempt() -> Prediction:
-            async with self._wires().turn(self.api_root):
-                return await portal.uninterrupted(around(post) if around else post())
+            async with wires.turn(self.api_root, wires.create_gate):
+                return await portal.uninterrupted(around(post))
 
         try:
             return await self._repeat(
@@ -122,12 +164,14 @@ class CometAPIClient:
                 f"the create of a prediction of {model}",
                 submit_timeout=self.settings.submit_timeout,
             )
-        except UnknownOutcome as error:
-            raise SubmissionInDoubt(
-                f"The create of a prediction of {model}, sent to {self.api_root} until "
-                f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, may have been accepted and paid for. "
-                f"{error} It was not sent again: look for it in the vendor's dashboard first."
-            ) from error
+        except asyncio.CancelledError:
+            for prediction in paid:
+                self.notify(
+                    f"Interrupted just after prediction {prediction.id} of {model} was created and "
+                    "paid for. It goes on, and can be collected: "
+                    f'poll_prediction(credentials, "{prediction.id}").'
+                )
+            raise
 
     def get_prediction(self, prediction_id: str, *, model: str = "") -> Prediction:
         """Ask for a prediction's state; see `aget_prediction`."""
@@ -154,7 +198,8 @@ class CometAPIClient:
             RequestError: Classified; `failures.next_step` says what to do about it.
         """
         url = urls.query_url(self.api_root, prediction_id)
-        async with self._wires().turn(self.api_root):
+        wires = self._wires()
+        async with wires.turn(self.api_root, wires.gate):
             reply = await self._exchange("GET", url, self.settings.query_timeout)
         return wire.parse_query(
             reply, api_root=self.api_root, prediction_id=prediction_id, model=model
@@ -219,19 +264,26 @@ class CometAPIClient:
             OutputRefused: A URL that may not be fetched, or too many redirects.
             httpx.HTTPError: The host could not be reached, or was lost on the way.
         """
-        async with self._wires().download_gate:
-            for _ in range(MAX_REDIRECTS + 1):
-                target = urls.check_download(url, self.api_root)
-                http = connections(self.settings, target).downloads
-                # Unpacked on the way, a file could no longer be held to its declared length.
-                async with http.stream(
-                    "GET", target, headers={"accept-encoding": "identity"}
-                ) as response:
-                    if not response.has_redirect_location:
-                        yield response
-                        return
-                    url = str(response.url.join(response.headers["location"]))
+        for _ in range(MAX_REDIRECTS + 1):
+            target = urls.check_download(url, self.api_root)
+            try:
+                httpx.URL(target)
+            except httpx.InvalidURL as error:
+                raise OutputRefused(f"Will not fetch {urls.redact(url)}: {error}.") from None
+            http = connections(self.settings, target).downloads
+            # Packed, a file would cost more to check than it saves on the way.
+            async with http.stream(
+                "GET", target, headers={"accept-encoding": "identity"}
+            ) as response:
+                if not response.has_redirect_location:
+                    yield response
+                    return
+                url = str(response.url.join(response.headers["location"]))
         raise OutputRefused(f"{urls.redact(url)} redirects more than {MAX_REDIRECTS} times.")
+
+    def download_turn(self) -> asyncio.Semaphore:
+        """The gate on downloads: `async with` it around one attempt."""
+        return self._wires().download_gate
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -296,16 +348,16 @@ class CometAPIClient:
                 ) as response,
             ):
                 body = await _read(response)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
             if not sent:
                 raise NeverDelivered(
                     f"{self.api_root} could not be reached, so nothing was sent ("
                     f"{_describe(error)}). Check the network, the proxy settings and the base URL."
-                ) from error
+                ) from None
             raise UnknownOutcome(
                 f"The request was sent to {self.api_root}, but no usable reply came "
                 f"({_describe(error)})."
-            ) from error
+            ) from None
         reply = _without(self._api_key, Reply(response.status_code, dict(response.headers), body))
         if reply.status == 429:
             asked = asked_wait(reply)
@@ -315,6 +367,15 @@ class CometAPIClient:
 
     def _wires(self) -> Connections:
         return connections(self.settings, self.api_root)
+
+
+def maybe_accepted(model: str, error: UnknownOutcome) -> str:
+    """What is known of a create whose outcome is not."""
+    return (
+        f"The create of a prediction of {model} was sent at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} "
+        f"UTC or a little before, and may have been accepted and paid for. {error} It was not sent "
+        "again."
+    )
 
 
 async def _read(response: httpx.Response) -> bytes:

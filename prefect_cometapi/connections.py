@@ -46,20 +46,23 @@ class Connections:
     creates: httpx.AsyncClient
     queries: httpx.AsyncClient
     downloads: httpx.AsyncClient
+    #: Creates have a gate of their own: they hold their place while the ledger is written, which
+    #: must not keep polls waiting.
+    create_gate: asyncio.Semaphore
     gate: asyncio.Semaphore
     download_gate: asyncio.Semaphore
     #: By API root: what one account is told to slow down for, the next one would be told too.
     brakes: defaultdict[str, Brake] = field(default_factory=lambda: defaultdict(Brake))
 
     @asynccontextmanager
-    async def turn(self, api_root: str) -> AsyncGenerator[None]:
-        """Wait for the end of the last "too many requests" and for room in the gate."""
+    async def turn(self, api_root: str, gate: asyncio.Semaphore) -> AsyncGenerator[None]:
+        """Wait for the end of the last "too many requests" and for room in a gate."""
         brake = self.brakes[api_root]
         while True:
             while (wait := brake.wait(time.monotonic())) > 0:  # noqa: ASYNC110 - time is the event
                 await asyncio.sleep(wait * _random.uniform(1.0, 1.1))
-            async with self.gate:
-                # It may have been pressed while this one stood in the queue.
+            async with gate:
+                # Another one may have come while this request stood in the queue.
                 if brake.wait(time.monotonic()) == 0:
                     yield
                     return
@@ -99,6 +102,7 @@ def connections(settings: CometAPISettings, url: str) -> Connections:
                 creates=_http(settings, direct, read=None, idle=CREATE_IDLE),
                 queries=_http(settings, direct, read=None, idle=QUERY_IDLE),
                 downloads=_http(settings, direct, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+                create_gate=asyncio.Semaphore(settings.requests_in_flight),
                 gate=asyncio.Semaphore(settings.requests_in_flight),
                 download_gate=asyncio.Semaphore(settings.downloads_in_flight),
             )

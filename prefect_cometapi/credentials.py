@@ -12,7 +12,10 @@ from prefect_cometapi.errors import MissingAPIKey
 from prefect_cometapi.settings import WAYS_TO_SET_A_KEY, clean_api_key, load_settings
 from prefect_cometapi.urls import DEFAULT_API_ROOT, parse_api_root
 
-PROJECT_URL = "https://github.com/prefect-cometapi/prefect-cometapi"
+#: The vendor's page on the calls that this package makes.
+DOCUMENTATION_URL = HttpUrl(
+    "https://apidoc.cometapi.com/api/image/replicate/create-predictions-general"
+)
 LOGO_URL = HttpUrl(
     "https://raw.githubusercontent.com/prefect-cometapi/prefect-cometapi/main/docs/logo.png"
 )
@@ -42,7 +45,7 @@ class CometAPICredentials(CredentialsBlock):
     _block_type_name = "CometAPI Credentials"
     _block_type_slug = "cometapi-credentials"
     _logo_url = LOGO_URL
-    _documentation_url = HttpUrl(f"{PROJECT_URL}#readme")
+    _documentation_url = DOCUMENTATION_URL
 
     # A rejected value may be the key: keep it out of the message.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -105,4 +108,6 @@ class CometAPICredentials(CredentialsBlock):
         It is cheap, shares connections and limits with everything else in the process, and needs
         no closing. Its methods come in pairs: `get_prediction` and `aget_prediction`.
         """
-        return CometAPIClient(self.base_url, self.api_key, load_settings())
+        return CometAPIClient(
+            self.base_url, self.api_key, load_settings(), allow_insecure=self.allow_insecure
+        )

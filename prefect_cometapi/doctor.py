@@ -80,12 +80,14 @@ async def examine(storage: str, block: str | None) -> AsyncIterator[Finding]:
     origins = setting_origins()
     yield Finding(None, f"settings: {len(origins)} set, the rest at their defaults")
     for name, origin in origins.items():
-        value = "(set)" if name == "api_key" else getattr(settings, name)
+        value = getattr(settings, name)
+        value = {"api_key": "(set)", "base_url": redact(str(value))}.get(name, value)
         yield Finding(None, f"  {name} = {value}, from {origin}")
 
     proxies = {kind: url for kind, url in getproxies().items() if kind in ("http", "https", "all")}
     for kind, url in proxies.items():
-        yield Finding(None, f"{kind} proxy: {redact(url)}, from the environment")
+        shown = redact(url if "://" in url else f"http://{url}")  # as httpx reads it
+        yield Finding(None, f"{kind} proxy: {shown}, from the environment")
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if path := os.environ.get(name):
             there = os.path.exists(path)  # noqa: PTH110 - one look, in a command
@@ -100,7 +102,7 @@ async def examine(storage: str, block: str | None) -> AsyncIterator[Finding]:
         yield Finding(True, f"credentials: a key from {source}, for {credentials.base_url}")
         try:
             await credentials.get_client().acheck_key()
-            yield Finding(True, f"API: {credentials.base_url} answers and takes the key")
+            yield Finding(True, f"API: {credentials.base_url} answers and does not refuse the key")
         except CometAPIError as error:
             yield Finding(False, f"API: {error}")
 
@@ -125,8 +127,11 @@ async def _prefect() -> Finding:
             "Prefect: PREFECT_API_URL is not set, so each flow starts a temporary server. For a "
             "lasting one: prefect server start",
         )
-    async with get_client() as client:
-        problem = await client.api_healthcheck()
+    try:
+        async with get_client() as client:
+            problem = await client.api_healthcheck()
+    except Exception as error:  # a CA file that is not there, for example
+        problem = error
     if problem:
         return Finding(
             False,

@@ -22,6 +22,7 @@
     └── OutputError                 the prediction succeeded, its files could not be brought home
         ├── OutputExpired           the service has deleted the outputs
         ├── OutputRefused           a URL that may not be talked to, or a file that is too large
+        ├── OutputUnavailable       the delivery host is in trouble, or too slow
         ├── OutputDamaged           cut short, empty, or not what it claims to be
         └── StorageError            the storage did not take the file
 
@@ -170,6 +171,10 @@ class OutputExpired(OutputError):
 
 class OutputRefused(OutputError):
     """An output that this package will not fetch: a forbidden URL, or over the size limit."""
+
+
+class OutputUnavailable(OutputError):
+    """An output could not be fetched: its host is in trouble, out of reach or too slow."""
 
 
 class OutputDamaged(OutputError):

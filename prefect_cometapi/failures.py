@@ -149,20 +149,24 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
     if status == 401:
         fail(AccountError, "The API key is missing or wrong", "Set a valid key, then run again.")
     if status == 402:
-        fail(AccountError, "The account has too little credit", "Add credit, then run again.")
+        fail(
+            AccountError,
+            "The account has too little credit",
+            "It was not accepted. Add credit, then run again.",
+        )
     if status == 403 or code == "insufficient_user_quota":
         fail(
             AccountError,
             "The account may not do this, or its quota is used up",
-            "Check the account's quota and permissions, then run again.",
+            "It was not accepted. Check the account's quota and permissions, then run again.",
         )
     if code == "model_not_found" or (status == 404 and call is Call.CREATE):
         fail(
             ModelNotFound,
             "The service has no such model for this account",
-            "Check the model id (owner/name) in the vendor's list of models.",
+            "It was not accepted. Check the model id (owner/name) in the vendor's list of models.",
         )
-    if code == "invalid_request" or (status in (400, 422) and call is Call.CREATE):
+    if call is Call.CREATE and (code == "invalid_request" or status in (400, 422)):
         fail(
             InputRejected,
             "The input was refused",
@@ -171,11 +175,11 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
         )
     if status == 404 and isinstance(reply.json, dict):
         fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
-    if status >= 500:
+    if status >= 500 and code != "invalid_request":
         fail(
             UnknownOutcome,
             "Trouble behind the service's gateway",
-            "The request may have been carried out all the same.",
+            "It may have been accepted all the same." if call is Call.CREATE else "It may pass.",
         )
     fail(RequestRejected, "The request was refused", "Check the base URL and the arguments.")
 

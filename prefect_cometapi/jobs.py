@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from uuid import UUID
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.context import FlowRunContext, TaskRunContext
-from pydantic import Field, HttpUrl, field_validator
+from pydantic import Field, field_validator
 
 from prefect_cometapi import lifecycle, portal, submission
-from prefect_cometapi.credentials import LOGO_URL, PROJECT_URL, CometAPICredentials
+from prefect_cometapi.credentials import DOCUMENTATION_URL, LOGO_URL, CometAPICredentials
 from prefect_cometapi.ledger import current_scope
 from prefect_cometapi.models import Generation, Prediction
 from prefect_cometapi.reports import RunLog
-from prefect_cometapi.storage import check_prefix, open_storage
+from prefect_cometapi.storage import check_prefix, check_writable
 from prefect_cometapi.urls import check_model
 
 T = TypeVar("T")
@@ -25,15 +26,22 @@ def _dispatch(function: Callable[..., Coroutine[Any, Any, T]], *args: object) ->
     """The result in sync code, a coroutine of it in async code.
 
     Prefect's abstract methods are async under their plain names, and its users call them from
-    sync flows all the same. `portal.call` runs them there.
+    sync flows all the same. As in Prefect itself, the innermost run decides; where that does not
+    fit (`asyncio.run` inside a sync flow), the methods with an `a` in front are always async.
     """
-    context = TaskRunContext.get() or FlowRunContext.get()
-    running = getattr(context, "task", None) or getattr(context, "flow", None)
-    if running is not None:
-        in_async_code = bool(running.isasync)
-    else:
-        in_async_code = asyncio._get_running_loop() is not None
+    in_async_code = asyncio._get_running_loop() is not None
+    if in_async_code:
+        task, flow = TaskRunContext.get(), FlowRunContext.get()
+        if task and not (flow and flow.flow_run and _is_inside(flow.flow_run.id, task)):
+            in_async_code = task.task.isasync
+        elif flow and flow.flow:
+            in_async_code = flow.flow.isasync
     return function(*args) if in_async_code else portal.call(function, *args)
+
+
+def _is_inside(flow_run_id: UUID, task: TaskRunContext) -> bool:
+    """True where a flow run was started by a task run, and not the other way round."""
+    return task.task_run.flow_run_id != flow_run_id
 
 
 class PredictionJob(JobBlock[Generation]):
@@ -58,7 +66,7 @@ class PredictionJob(JobBlock[Generation]):
     _block_type_name = "CometAPI Prediction Job"
     _block_type_slug = "cometapi-prediction-job"
     _logo_url = LOGO_URL
-    _documentation_url = HttpUrl(f"{PROJECT_URL}#readme")
+    _documentation_url = DOCUMENTATION_URL
 
     credentials: CometAPICredentials = Field(description="The key, and the API that it belongs to.")
     model: str = Field(
@@ -113,21 +121,19 @@ class PredictionJob(JobBlock[Generation]):
             StorageError: The storage can not be written to; nothing was sent.
             CometAPIError: Whatever `create_prediction` raises.
         """
+        submission.check_request(self.model, input or {}, sample)
         merged = self.input | (input or {})
         submission.check_request(self.model, merged, sample)
-        prediction = await portal.acall(self._submit, merged, sample)
-        return PredictionRun(self, prediction)
-
-    async def _submit(self, input: dict[str, Any], sample: int) -> Prediction:
-        await (await open_storage(self.storage)).check()
-        return await submission.submit(
+        await check_writable(self.storage, self.prefix)
+        prediction = await submission.submit(
             self.credentials.get_client(),
             self.model,
-            input,
+            merged,
             sample=sample,
             scope=await asyncio.to_thread(current_scope),
             observer=RunLog(),
         )
+        return PredictionRun(self, prediction)
 
 
 class PredictionRun(JobRun[Generation]):
@@ -174,15 +180,11 @@ class PredictionRun(JobRun[Generation]):
             InvalidInput: It has not succeeded; wait for its completion first.
             OutputError: See `save_outputs`.
         """
-        files = await portal.acall(self._save)
-        return Generation(prediction=self.prediction, files=files)
-
-    async def _save(self) -> list[Any]:
-        store = await open_storage(self.job.storage)
-        return await lifecycle.save(
+        files = await lifecycle.save(
             self.job.credentials.get_client(),
             self.prediction,
-            store,
+            self.job.storage,
             prefix=self.job.prefix,
             observer=RunLog(),
         )
+        return Generation(prediction=self.prediction, files=files)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from prefect import get_client, runtime
 from prefect.client.orchestration import PrefectClient
@@ -32,7 +33,7 @@ T = TypeVar("T")
 SCHEMA = 1
 PREFIX = "cometapi-"
 #: Seconds that one call to the ledger may take.
-CALL_TIMEOUT = 15.0
+CALL_TIMEOUT = 10.0
 
 # --- decisions (pure) -------------------------------------------------------------------------
 
@@ -49,6 +50,8 @@ class Record(BaseModel):
     sample: int = 0
     sent_at: AwareDatetime
     prediction_id: str | None = None
+    #: Tells a claim of one's own, whose answer was lost, from somebody else's.
+    owner: str = ""
 
 
 class Found(Enum):
@@ -67,7 +70,7 @@ def prediction_key(
     It depends on neither the key nor the package's version nor the machine.
     """
     canonical = json.dumps(
-        [SCHEMA, scope, api_root, model, input, sample],
+        [SCHEMA, scope, api_root, model, dict(input), sample],
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,
@@ -104,18 +107,22 @@ def in_doubt(key: str, record: Record | None) -> SubmissionInDoubt:
     what = "a prediction whose record can not be read"
     if record:
         sent_at = record.sent_at.astimezone(UTC)
-        what = f"a prediction of {record.model}, sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
+        what = (
+            f"a prediction of {record.model} (sample {record.sample}, scope {record.scope!r}), "
+            f"sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
     return SubmissionInDoubt(
-        f"An earlier attempt of this run submitted {what}, and its answer was never stored: it "
-        f"may have been accepted and paid for. It is not sent again unasked. {way_out(key)}"
+        f"An earlier attempt submitted {what}, and its answer was never stored: it may have been "
+        f"accepted and paid for. It is not sent again unasked. {way_out(key)}"
     )
 
 
 def way_out(key: str) -> str:
     """What a person can do about a record in doubt."""
     return (
-        "Look for it in the vendor's dashboard. To send it again all the same (and perhaps pay "
-        f"twice), delete its record: prefect variable delete {key}"
+        "Look in the vendor's dashboard: if it is there, poll_prediction() and save_outputs() "
+        "fetch it by its id. To send it again (and perhaps pay twice), delete its record: prefect "
+        f"variable delete {key}"
     )
 
 
@@ -146,7 +153,13 @@ class ServerLedger:
             LedgerError: The server could not be asked.
         """
         variable = VariableCreate(name=key, value=_json(record), tags=["cometapi"])
-        await self._ask(lambda client: client.create_variable(variable))
+        try:
+            await self._ask(lambda client: client.create_variable(variable))
+        except (ClaimTaken, LedgerError):
+            # Perhaps it was written and only the answer lost: Prefect's client sends it again.
+            _, found = await self.read(key)
+            if found is None or not found.owner or found.owner != record.owner:
+                raise
 
     async def store(self, key: str, record: Record) -> None:
         """Write the record with the prediction's id.
@@ -171,7 +184,8 @@ class ServerLedger:
         then: str = "Nothing was sent.",
     ) -> T | None:
         try:
-            async with asyncio.timeout(CALL_TIMEOUT):
+            # One at a time: SQLite answers writes side by side with "busy" and a long wait.
+            async with _turn(), asyncio.timeout(CALL_TIMEOUT):
                 return await question(await _prefect_client())
         except ObjectAlreadyExists:
             raise ClaimTaken from None
@@ -185,6 +199,11 @@ class ServerLedger:
 
 
 _clients: dict[tuple[object, str], PrefectClient] = {}
+_turns: dict[object, asyncio.Lock] = {}
+
+
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def _prefect_client() -> PrefectClient:
@@ -192,7 +211,8 @@ async def _prefect_client() -> PrefectClient:
     key = (asyncio.get_running_loop(), get_current_settings().hash_key())
     if key not in _clients:
         client = await get_client().__aenter__()
-        _clients.setdefault(key, client)
+        if _clients.setdefault(key, client) is not client:  # somebody was quicker
+            await client.__aexit__(None, None, None)
     return _clients[key]
 
 
@@ -200,8 +220,18 @@ def current_scope() -> str | None:
     """The scope of the running flow: its root flow run, or a task run that has no flow.
 
     May ask Prefect's server (for a subflow), so keep it off the event loop.
+
+    Raises:
+        LedgerError: The server could not be asked.
     """
-    if root := runtime.flow_run.root_flow_run_id:
+    try:
+        root = runtime.flow_run.root_flow_run_id
+    except Exception as error:
+        raise LedgerError(
+            f"Prefect's server could not be asked for the root of this run ({error}), which says "
+            "what has been paid for already. Nothing was sent. Check PREFECT_API_URL."
+        ) from error
+    if root:
         return f"flow-run:{root}"
     if task_run := runtime.task_run.id:
         return f"task-run:{task_run}"
@@ -211,7 +241,12 @@ def current_scope() -> str | None:
 def new_record(scope: str, model: str, api_root: str, sample: int) -> Record:
     """The intent to submit, as of now."""
     return Record(
-        scope=scope, model=model, api_root=api_root, sample=sample, sent_at=datetime.now(UTC)
+        scope=scope,
+        model=model,
+        api_root=api_root,
+        sample=sample,
+        sent_at=datetime.now(UTC),
+        owner=uuid4().hex,
     )
 
 

@@ -33,10 +33,12 @@ from prefect_cometapi.models import (
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.pacing import poll_delay
 from prefect_cometapi.portal import on_background_loop
-from prefect_cometapi.storage import Store, check_prefix
+from prefect_cometapi.storage import Storage, check_writable, open_storage
 from prefect_cometapi.submission import check_request, submit
 
 _random = Random()  # noqa: S311 - spreads polls out, guards nothing
+
+TRY_AGAIN = "To try it again on purpose, at a new price, create it with another `sample`."
 
 #: The last poll, at the deadline, may take this long in seconds.
 LAST_POLL = 2.0
@@ -77,6 +79,7 @@ async def wait(
         AccountError: The key stopped working. The prediction goes on.
     """
     observer, settings = observer or Observer(), client.settings
+    patience = settings.query_timeout  # the first poll is made in any case, and gets its time
     age = _age(prediction)
     started = time.monotonic() - age
     deadline = started + check_timeout(timeout)
@@ -86,11 +89,11 @@ async def wait(
     while not prediction.finished:
         left = deadline - time.monotonic()
         try:
-            async with asyncio.timeout(max(left, LAST_POLL)):
+            async with asyncio.timeout(max(left, patience)):
                 seen = await client.query(prediction.id, model=prediction.model)
                 prediction = prediction.seen_as(seen)
         except TimeoutError:
-            pause, trouble = settings.poll_min, "The last poll got no answer."
+            pause, trouble = settings.poll_min, "The last poll got no answer in time."
         except RequestError as error:
             if next_step(Call.QUERY, error, age=time.monotonic() - started) is Step.RAISE:
                 raise
@@ -107,7 +110,7 @@ async def wait(
                 longest=settings.poll_max,
                 share=settings.poll_share,
             )
-        left = deadline - time.monotonic()
+        left, patience = deadline - time.monotonic(), LAST_POLL
         if not prediction.finished:
             if left <= 0:
                 raise PredictionTimeout(_late(prediction, timeout, trouble), prediction=prediction)
@@ -116,8 +119,11 @@ async def wait(
 
 
 @on_background_loop
-async def get(client: CometAPIClient, known: Prediction) -> Prediction:
+async def get(
+    client: CometAPIClient, known: Prediction, *, observer: Observer | None = None
+) -> Prediction:
     """Ask for a prediction's state; see `CometAPIClient.aget_prediction`."""
+    client = client.telling((observer or Observer()).trouble)
     return known.seen_as(await client.aget_prediction(known.id, model=known.model))
 
 
@@ -135,15 +141,15 @@ async def cancel(
 async def save(
     client: CometAPIClient,
     prediction: Prediction,
-    store: Store,
+    storage: Storage,
     *,
     prefix: str = "",
     observer: Observer | None = None,
 ) -> list[SavedFile]:
     """Save the outputs of a prediction that has succeeded; see `outputs.save_outputs`."""
     observer = observer or Observer()
-    client.notify = observer.trouble
-    files = await outputs.save_outputs(client, prediction, store, prefix)
+    store = await open_storage(storage)
+    files = await outputs.save_outputs(client.telling(observer.trouble), prediction, store, prefix)
     observer.saved(prediction, files)
     return files
 
@@ -153,7 +159,7 @@ async def generate(
     client: CometAPIClient,
     model: str,
     input: Mapping[str, Any],
-    store: Store,
+    storage: Storage,
     *,
     prefix: str = "",
     sample: int = 0,
@@ -162,13 +168,12 @@ async def generate(
     observer: Observer | None = None,
 ) -> Generation:
     """Create, wait and save. Everything that can be checked is checked before the create."""
-    check_request(model, input, sample)
+    check_request(model, input, sample, scope)
     check_timeout(timeout)
-    check_prefix(prefix)
-    await store.check()
+    await check_writable(storage, prefix)
     prediction = await submit(client, model, input, sample=sample, scope=scope, observer=observer)
     prediction = await wait(client, prediction, timeout=timeout, observer=observer)
-    files = await save(client, prediction, store, prefix=prefix, observer=observer)
+    files = await save(client, prediction, storage, prefix=prefix, observer=observer)
     return Generation(prediction=prediction, files=files)
 
 
@@ -185,7 +190,7 @@ def _succeeded(prediction: Prediction) -> Prediction:
     name = _name(prediction)
     if prediction.status is PredictionStatus.CANCELED:
         raise PredictionCanceled(
-            f"{name} was canceled{_reason(prediction)} The time it ran is billed."
+            f"{name} was canceled{_reason(prediction)} The time it ran is billed. {TRY_AGAIN}"
             f"{_last_lines(prediction)}",
             prediction=prediction,
         )
@@ -195,15 +200,16 @@ def _succeeded(prediction: Prediction) -> Prediction:
         else "failed"
     )
     raise PredictionFailed(
-        f"{name} {how}{_reason(prediction)}{_last_lines(prediction)}", prediction=prediction
+        f"{name} {how}{_reason(prediction)} {TRY_AGAIN}{_last_lines(prediction)}",
+        prediction=prediction,
     )
 
 
 def _late(prediction: Prediction, timeout: float, trouble: str) -> str:
     return (
-        f"{_name(prediction)} was not finished after {timeout:g} s; its last known status is "
-        f"{prediction.service_status or prediction.status}.{' ' + trouble if trouble else ''} It "
-        "was left running, and can be collected without paying again: "
+        f"{_name(prediction)} was not seen to finish in {timeout:g} s; its last known status is "
+        f"{prediction.service_status or prediction.status}.{' ' + trouble if trouble else ''} "
+        "Nothing was canceled. If it exists it goes on, and can be collected without paying again: "
         f'poll_prediction(credentials, "{prediction.id}").{_last_lines(prediction)}'
     )
 

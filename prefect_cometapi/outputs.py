@@ -25,6 +25,7 @@ from prefect_cometapi.errors import (
     OutputError,
     OutputExpired,
     OutputRefused,
+    OutputUnavailable,
 )
 from prefect_cometapi.filetypes import FileType
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
@@ -36,6 +37,8 @@ from prefect_cometapi.urls import check_prediction_id, redact
 TRIES = 3
 #: The same where the way or the host is in trouble, which passes; a minute of it, with pauses.
 TRIES_IN_TROUBLE = 8
+
+MAKE_AGAIN = "They can only be made again, at a new price: create it with another `sample`."
 
 # --- what there is to save (pure) -------------------------------------------------------------
 
@@ -191,7 +194,7 @@ async def save_outputs(
     if prediction.output is None and prediction.data_removed:
         raise OutputExpired(
             f"The outputs of prediction {prediction.id} ({prediction.model}) are deleted, as the "
-            "service does one hour after completion. They can only be made again, at a new price."
+            f"service does one hour after completion. {MAKE_AGAIN}"
         )
     parts = find_parts(prediction.output)
     results = await asyncio.gather(
@@ -264,29 +267,32 @@ class _Bound:
 
 async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
     """Fetch one output to `path`, again where that can help, within `download_timeout`."""
-    seconds = client.settings.download_timeout
-    give_up_at = time.monotonic() + seconds
-    failures = 0
+    # Waiting for a turn does not count: it says nothing about the file.
+    left, failures = client.settings.download_timeout, 0
     while True:
-        try:
-            async with asyncio.timeout_at(
-                asyncio.get_running_loop().time() + give_up_at - time.monotonic()
-            ):
-                return await _fetch_once(client, url, path, bound)
-        except TimeoutError:
-            raise OutputDamaged(f"{redact(url)} did not arrive within {seconds:.0f} s.") from None
-        except (*_LOST, _NotServed, OutputDamaged) as error:
-            failures += 1
-            pause = client.pause_after(error, failures)
-            passing = isinstance(error, _LOST) or (
-                isinstance(error, _NotServed) and (error.status >= 500 or error.status == 429)
-            )
-            tries = TRIES_IN_TROUBLE if passing else TRIES
-            if failures >= tries or time.monotonic() + pause > give_up_at:
-                given_up = _given_up(url, error)
-                raise given_up from (None if given_up is error else error)
-            client.notify(f"Fetching {redact(url)} again in {pause:.1f} s: {error}")
-            await asyncio.sleep(pause)
+        async with client.download_turn():
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(left):
+                    return await _fetch_once(client, url, path, bound)
+            except (*_LOST, _NotServed, OutputDamaged) as error:
+                trouble: Exception = error
+            except TimeoutError:
+                seconds = client.settings.download_timeout
+                raise OutputUnavailable(
+                    f"{redact(url)} did not arrive within {seconds:g} s."
+                ) from None
+        failures += 1
+        pause = client.pause_after(trouble, failures)
+        left -= time.monotonic() - began + pause
+        passing = isinstance(trouble, _LOST) or (
+            isinstance(trouble, _NotServed) and (trouble.status >= 500 or trouble.status == 429)
+        )
+        if left <= 0 or failures >= (TRIES_IN_TROUBLE if passing else TRIES):
+            given_up = _given_up(url, trouble)
+            raise given_up from (None if given_up is trouble else trouble)
+        client.notify(f"Fetching {redact(url)} again in {pause:.1f} s: {trouble}")
+        await asyncio.sleep(pause)
 
 
 class _NotServed(Exception):
@@ -295,7 +301,7 @@ class _NotServed(Exception):
         self.status = status
 
 
-_LOST = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
+_LOST = (httpx.HTTPError, httpx.StreamError)
 
 
 def _given_up(url: str, error: Exception) -> OutputError:
@@ -303,7 +309,8 @@ def _given_up(url: str, error: Exception) -> OutputError:
         return error
     if isinstance(error, _NotServed) and error.status in (404, 410):
         return OutputExpired(f"{redact(url)} is not there (any more): {error}.")
-    return OutputDamaged(f"{redact(url)} could not be fetched: {type(error).__name__}: {error}")
+    reason = error if isinstance(error, _NotServed) else f"{type(error).__name__}: {error}"
+    return OutputUnavailable(f"{redact(url)} could not be fetched: {reason}.")
 
 
 async def _fetch_once(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
@@ -315,13 +322,16 @@ async def _fetch_once(client: CometAPIClient, url: str, path: Path, bound: _Boun
         if declared.isdigit():
             bound.check(int(declared), shown)
         digest, size, head = hashlib.sha256(), 0, b""
-        with path.open("wb") as file:
-            async for chunk in response.aiter_bytes(256 * 1024):
-                size += len(chunk)
-                bound.check(size, shown)
-                head = (head + chunk)[: filetypes.HEAD] if len(head) < filetypes.HEAD else head
-                digest.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
+        try:
+            with path.open("wb") as file:
+                async for chunk in response.aiter_bytes(256 * 1024):
+                    size += len(chunk)
+                    bound.check(size, shown)
+                    head = (head + chunk)[: filetypes.HEAD] if len(head) < filetypes.HEAD else head
+                    digest.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+        except httpx.RemoteProtocolError:
+            raise OutputDamaged(f"{shown} was cut short after {size} bytes.") from None
         arrived = response.num_bytes_downloaded  # as sent: a host may pack it all the same
         if declared.isdigit() and arrived != int(declared):
             raise OutputDamaged(f"{shown} arrived with {arrived} of {declared} bytes.")
@@ -333,11 +343,9 @@ def _what_now(
     error: OutputError, prediction: Prediction, saved: list[SavedFile], total: int
 ) -> str:
     until = f" until {prediction.expires_at:%H:%M} UTC" if prediction.expires_at else ""
-    then = (
-        "They can only be made again, at a new price."
-        if isinstance(error, OutputExpired)
-        else f"The service keeps the outputs{until}: save_outputs() fetches them again, for free."
-    )
+    then = f"The service keeps the outputs{until}: save_outputs() fetches them again, for free."
+    if isinstance(error, OutputExpired):
+        then = MAKE_AGAIN
     return (
         f"Prediction {prediction.id} ({prediction.model}): {error} "
         f"{len(saved)} of {total} outputs are saved. {then}"

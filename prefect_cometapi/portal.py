@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import math
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -32,10 +36,20 @@ def background_loop() -> asyncio.AbstractEventLoop:
     """The loop, started on first use on a daemon thread. A forked child starts its own."""
     global _loop
     with _lock:
-        if _loop is None or _loop.is_closed():
+        if _loop is None:
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="prefect-cometapi", daemon=True).start()
+            threading.Thread(
+                target=_run_for_ever, args=(_loop,), name="prefect-cometapi", daemon=True
+            ).start()
         return _loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # SystemExit or KeyboardInterrupt out of one call ends asyncio's loop; that call's caller
+        # gets it, and everybody else's calls go on.
+        with suppress(BaseException):
+            loop.run_forever()
 
 
 def _forget_after_fork() -> None:
@@ -68,9 +82,9 @@ def call(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs:
                 if job.result.done():  # just now, or with a TimeoutError of its own
                     return job.result.result()
     except BaseException:
-        if not job.result.done():
-            job.cancel()
-            concurrent.futures.wait([job.result], CLEAN_UP)
+        job.cancel()
+        while job.wants_time():
+            concurrent.futures.wait([job.result], SLICE)
         raise
 
 
@@ -88,9 +102,9 @@ async def acall(
     try:
         return await asyncio.shield(result)
     except asyncio.CancelledError:
-        if not result.done():
-            job.cancel()
-            await asyncio.wait([result], timeout=CLEAN_UP)
+        job.cancel()
+        while job.wants_time():
+            await asyncio.wait([result], timeout=SLICE)
         raise
 
 
@@ -110,18 +124,25 @@ async def uninterrupted(work: Awaitable[R]) -> R:
     """Await `work` to its end even when the caller is canceled, then let the cancellation go on.
 
     For the few steps that must not be cut in two: what has been paid for has to be written down.
+    The caller waits for them, however long they take.
     """
-    task = asyncio.ensure_future(work)
+    task, job = asyncio.ensure_future(work), _current.get()
     canceled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            canceled = error
-        except Exception:
-            break  # raised again by result(), below
+    if job:
+        job.uninterruptible += 1
+    try:
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                if task.cancelled():
+                    raise
+                canceled = error
+            except Exception:
+                break  # raised again by result(), below
+    finally:
+        if job:
+            job.uninterruptible -= 1
     if canceled is not None:
         raise canceled
     return task.result()
@@ -132,30 +153,29 @@ class _Job(Generic[R]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self.result: concurrent.futures.Future[R] = concurrent.futures.Future()
-        self._work = coroutine
+        self.uninterruptible = 0
+        self._patience_ends = math.inf
+        self._coroutine = coroutine
         self._loop = background_loop()
         # call_soon_threadsafe copies the caller's context variables.
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
+        self._patience_ends = time.monotonic() + CLEAN_UP
         self._loop.call_soon_threadsafe(lambda: self._task.cancel())
 
+    def wants_time(self) -> bool:
+        """True while a canceled call may still put things in order."""
+        if self.result.done():
+            return False
+        return self.uninterruptible > 0 or time.monotonic() < self._patience_ends
+
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._guarded())
+        _current.set(self)
+        self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(self._hand_over)
 
-    async def _guarded(self) -> R:
-        try:
-            return await self._work
-        except (SystemExit, KeyboardInterrupt) as error:
-            # asyncio would end the loop with it, and everybody else's calls.
-            self.result.set_exception(error)
-            raise asyncio.CancelledError from None
-
     def _hand_over(self, task: asyncio.Task[R]) -> None:
-        self._work.close()  # of a call that was canceled before its first step
-        if self.result.done():
-            return
         if task.cancelled():
             self.result.cancel()
             self.result.set_running_or_notify_cancel()  # wakes concurrent.futures.wait
@@ -163,6 +183,9 @@ class _Job(Generic[R]):
             self.result.set_exception(error)
         else:
             self.result.set_result(task.result())
+
+
+_current: ContextVar[_Job[Any] | None] = ContextVar("prefect_cometapi_job", default=None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -91,7 +91,8 @@ class CometAPISettings(PrefectBaseSettings):
         description="A pause between polls as a share of the prediction's age.",
     )
     requests_in_flight: Count = Field(
-        default=20, description="API requests that the process has under way at once."
+        default=20,
+        description="Creates, and as many other API requests, under way in the process at once.",
     )
     downloads_in_flight: Count = Field(
         default=8, description="Outputs that the process fetches at once."
@@ -127,14 +128,17 @@ def load_settings() -> CometAPISettings:
         return CometAPISettings()
     except (ValidationError, SettingsError, TOMLDecodeError) as error:
         problems = (
-            "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+                for one in error.errors()
+            )
             if isinstance(error, ValidationError)
             else str(error)
         )
         raise ConfigurationError(
-            f"A setting of prefect-cometapi is not usable: {problems}. Settings come from the "
-            "environment (COMETAPI_KEY, COMETAPI_BASE_URL, PREFECT_INTEGRATIONS_COMETAPI_*), "
-            ".env, prefect.toml and pyproject.toml."
+            f"A setting of prefect-cometapi is not usable: {problems.rstrip('.')}. Settings come "
+            "from the environment (COMETAPI_KEY, COMETAPI_BASE_URL, "
+            "PREFECT_INTEGRATIONS_COMETAPI_*), .env, prefect.toml and pyproject.toml."
         ) from None
 
 

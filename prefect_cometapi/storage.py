@@ -37,8 +37,8 @@ class Store(ABC):
     whole_bytes_only = False
 
     @abstractmethod
-    async def check(self) -> None:
-        """Find out whether files can be written.
+    async def check(self, prefix: str = "") -> None:
+        """Find out whether files can be written below a prefix.
 
         Raises:
             StorageError: They can not; says why.
@@ -60,6 +60,10 @@ class Store(ABC):
             tempfile.TemporaryDirectory(prefix="prefect-cometapi-") as folder,
         ):
             yield Path(folder) / PurePosixPath(name).name
+
+
+def _below(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
 
 
 @contextmanager
@@ -84,11 +88,11 @@ class Folder(Store):
     def __str__(self) -> str:
         return f"folder {self.root}"
 
-    async def check(self) -> None:
+    async def check(self, prefix: str = "") -> None:
         """Make the folder, and write and delete a file in it."""
 
         def probe() -> None:
-            with self.staging(PROBE_NAME) as path:
+            with self.staging(_below(prefix, PROBE_NAME)) as path:
                 path.write_bytes(b"")
 
         await asyncio.to_thread(probe)
@@ -118,6 +122,9 @@ class Folder(Store):
                 path.unlink(missing_ok=True)
 
 
+_answered: set[tuple[object, ...]] = set()
+
+
 class _BlockStore(Store):
     """A storage block, called in a worker thread whether its methods are sync or async."""
 
@@ -128,11 +135,15 @@ class _BlockStore(Store):
         name = self.block._block_document_name
         return f"{type(self.block).__name__} block{f' {name!r}' if name else ''}"
 
-    async def check(self) -> None:
-        """Write a small file: the interface has no other question to ask."""
-        with Store.staging(self, PROBE_NAME) as path:
+    async def check(self, prefix: str = "") -> None:
+        """Write a small file, once a process: the interface has no other question to ask."""
+        question = (id(self.block), self.block.model_dump_json(), prefix)
+        if question in _answered:
+            return
+        with self.staging(PROBE_NAME) as path:
             path.write_text("prefect-cometapi looks here whether it can write.\n")
-            await self.put(path, PROBE_NAME)
+            await self.put(path, _below(prefix, PROBE_NAME))
+        _answered.add(question)
 
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:
         try:
@@ -244,14 +255,21 @@ def check_prefix(prefix: object) -> str:
 
 
 @on_background_loop
-async def check_writable(storage: Storage) -> None:
+async def check_writable(storage: Storage, prefix: str = "") -> None:
     """Find out whether files can be written, before anything is spent on making them.
 
+    In a folder nothing is left behind; in a block, a small hidden file.
+
     Raises:
-        InvalidInput: It is no storage.
+        InvalidInput: It is no storage, or the prefix leads out of it.
         StorageError: It can not be written to; says why.
     """
-    await (await open_storage(storage)).check()
+    prefix = check_prefix(prefix)
+    store = await open_storage(storage)
+    try:
+        await store.check(prefix)
+    except StorageError as error:
+        raise StorageError(f"{error} Nothing was sent.") from error.__cause__
 
 
 @on_background_loop

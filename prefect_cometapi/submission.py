@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect_cometapi import ledger, urls, wire
-from prefect_cometapi.client import CometAPIClient
+from prefect_cometapi.client import CometAPIClient, maybe_accepted
 from prefect_cometapi.errors import (
+    AccountError,
     InvalidInput,
     LedgerError,
-    PredictionNotFound,
     RequestError,
     SubmissionInDoubt,
+    UnknownOutcome,
 )
 from prefect_cometapi.failures import Call, Step, next_step
 from prefect_cometapi.ledger import ClaimTaken, Found, ServerLedger
@@ -28,7 +29,9 @@ CLAIM_PAUSE = 0.5
 STORE_TRIES = 3
 
 
-def check_request(model: str, input: Mapping[str, Any], sample: int = 0) -> None:
+def check_request(
+    model: str, input: Mapping[str, Any], sample: int = 0, scope: str | None = None
+) -> None:
     """Refuse what can not be right, before anything is sent.
 
     Raises:
@@ -38,6 +41,11 @@ def check_request(model: str, input: Mapping[str, Any], sample: int = 0) -> None
     wire.encode_create(input)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise InvalidInput(f"sample is {sample!r}; it counts 0, 1, 2, … Nothing was sent.")
+    if scope is not None and not (isinstance(scope, str) and 0 < len(scope.strip()) <= 200):
+        raise InvalidInput(
+            f"scope is {scope!r:.80}; it is a text of up to 200 characters, such as a date as "
+            '"2026-11-22". Nothing was sent.'
+        )
 
 
 @on_background_loop
@@ -66,8 +74,9 @@ async def submit(
         SubmissionInDoubt: It may have been created; it is not sent again.
         RequestError: It was not accepted.
     """
-    check_request(model, input, sample)
-    client.notify = (observer := observer or Observer()).trouble
+    check_request(model, input, sample, scope)
+    observer = observer or Observer()
+    client = client.telling(observer.trouble)
     if scope is None:
         prediction = await client.acreate_prediction(model, input)
         observer.created(prediction)
@@ -79,8 +88,8 @@ async def submit(
         try:
             prediction = await submission.create()
         except ClaimTaken:
-            continue  # somebody was quicker: look again
-        observer.created(prediction)
+            await asyncio.sleep(CLAIM_PAUSE)  # somebody was quicker: look again
+            continue
         return prediction
 
 
@@ -103,7 +112,9 @@ class _Submission:
 
     async def earlier(self) -> Prediction | None:
         """The prediction that the scope has already, once it is clear whether there is one."""
-        patience = timedelta(seconds=self.client.settings.create_timeout + ledger.CALL_TIMEOUT)
+        # From the claim to the last try of storing the id.
+        calls = (1 + STORE_TRIES) * ledger.CALL_TIMEOUT
+        patience = timedelta(seconds=self.client.settings.create_timeout + calls)
         while True:
             exists, record = await self.ledger.read(self.key)
             if not exists:
@@ -126,20 +137,21 @@ class _Submission:
             submitted_at=sent_at,
         )
         try:
-            found = await self.client.aget_prediction(prediction_id, model=self.model)
-        except PredictionNotFound:
-            found = known  # just created, perhaps; waiting for it tells
-        found = known.seen_as(found)
+            found = known.seen_as(await self.client.query(prediction_id, model=self.model))
+        except AccountError:
+            raise
+        except RequestError:
+            found = known  # its state is for the polls to find out, until the deadline
         self.observer.found(found)
         return found
 
     async def create(self) -> Prediction:
         try:
-            return await self.client.acreate_prediction(
-                self.model, self.input, around=self._recorded
-            )
-        except SubmissionInDoubt as error:
-            raise SubmissionInDoubt(f"{error} {ledger.way_out(self.key)}") from error.__cause__
+            return await self.client.submit(self.model, self.input, self._recorded)
+        except UnknownOutcome as error:
+            raise SubmissionInDoubt(
+                f"{maybe_accepted(self.model, error)} {ledger.way_out(self.key)}"
+            ) from None
 
     async def _recorded(self, post: Callable[[], Awaitable[Prediction]]) -> Prediction:
         """Claim and intent, the POST, the id. The client never lets a cancellation in between."""
@@ -151,6 +163,7 @@ class _Submission:
             if next_step(Call.CREATE, error) is not Step.IN_DOUBT:
                 await self._keep(lambda: self.ledger.release(self.key), "released")
             raise
+        self.observer.created(prediction)  # told first: a log line survives what the rest may not
         record = intent.model_copy(update={"prediction_id": prediction.id})
         await self._keep(
             lambda: self.ledger.store(self.key, record), f"stored with id {prediction.id}"
@@ -161,12 +174,12 @@ class _Submission:
         # Failing here would lose more than it saves: the prediction is known to this process.
         for attempt in range(1, STORE_TRIES + 1):
             try:
-                await write()
-                break
+                return await write()
             except LedgerError as error:
                 if attempt == STORE_TRIES:
-                    self.observer.trouble(
+                    return self.observer.trouble(
                         f"The record {self.key} of a prediction of {self.model} could not be "
                         f"{what}; a retry of this run will call it in doubt. {error}"
                     )
-                await asyncio.sleep(attempt * 0.2)
+            await asyncio.sleep(attempt * 0.2)
+        return None

@@ -26,7 +26,7 @@ from prefect_cometapi.models import (
     SavedFile,
 )
 from prefect_cometapi.reports import RunLog
-from prefect_cometapi.storage import Storage, open_storage
+from prefect_cometapi.storage import Storage
 from prefect_cometapi.urls import check_prediction_id
 
 
@@ -42,14 +42,28 @@ def _run_name(verb: str) -> Any:
         else:
             words.append(target)
         if sample := parameters.get("sample"):
-            words.append(f"#{sample}")
+            words.append(f"sample {sample}")
         return " ".join(str(word) for word in words if word)
 
     return name
 
 
+def _checked(credentials: CometAPICredentials) -> CometAPICredentials:
+    if not isinstance(credentials, CometAPICredentials):
+        raise InvalidInput(
+            f"The credentials are a {type(credentials).__name__}; load a block first: "
+            'CometAPICredentials.load("default"). Nothing was sent.'
+        )
+    return credentials
+
+
+def _client(credentials: CometAPICredentials) -> CometAPIClient:
+    return _checked(credentials).get_client()
+
+
 def _known(credentials: CometAPICredentials, prediction_or_id: Prediction | str) -> Prediction:
     """What is known of a prediction before it is asked for."""
+    _checked(credentials)
     if isinstance(prediction_or_id, Prediction):
         if prediction_or_id.api_root != credentials.base_url:
             raise InvalidInput(
@@ -64,6 +78,15 @@ def _known(credentials: CometAPICredentials, prediction_or_id: Prediction | str)
         status=PredictionStatus.STARTING,
         api_root=credentials.base_url,
     )
+
+
+def _finished(credentials: CometAPICredentials, prediction: Prediction) -> Prediction:
+    if not isinstance(prediction, Prediction):
+        raise InvalidInput(
+            f"Outputs are saved from a Prediction, as poll_prediction() returns it, not from "
+            f"{prediction!r:.80}."
+        )
+    return _known(credentials, prediction)
 
 
 # --- create -----------------------------------------------------------------------------------
@@ -102,14 +125,14 @@ def create_prediction(
         RequestError: It was not accepted; `AccountError`, `InputRejected`, `ModelNotFound` and
             the rest say why.
     """
-    client = credentials.get_client()
+    client = _client(credentials)
     return portal.call(
         submission.submit,
         client,
         model,
         input,
         sample=sample,
-        scope=scope or current_scope(),
+        scope=current_scope() if scope is None else scope,
         observer=RunLog(),
     )
 
@@ -124,13 +147,13 @@ async def acreate_prediction(
     scope: str | None = None,
 ) -> Prediction:
     """Async twin of `create_prediction`."""
-    client = credentials.get_client()
+    client = _client(credentials)
     return await submission.submit(
         client,
         model,
         input,
         sample=sample,
-        scope=scope or await asyncio.to_thread(current_scope),
+        scope=await asyncio.to_thread(current_scope) if scope is None else scope,
         observer=RunLog(),
     )
 
@@ -169,7 +192,7 @@ def poll_prediction(
     known = _known(credentials, prediction_or_id)
     lifecycle.check_timeout(timeout)
     return portal.call(
-        lifecycle.wait, credentials.get_client(), known, timeout=timeout, observer=RunLog()
+        lifecycle.wait, _client(credentials), known, timeout=timeout, observer=RunLog()
     )
 
 
@@ -183,7 +206,7 @@ async def apoll_prediction(
     """Async twin of `poll_prediction`."""
     known = _known(credentials, prediction_or_id)
     lifecycle.check_timeout(timeout)
-    return await lifecycle.wait(credentials.get_client(), known, timeout=timeout, observer=RunLog())
+    return await lifecycle.wait(_client(credentials), known, timeout=timeout, observer=RunLog())
 
 
 @task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
@@ -199,7 +222,7 @@ def get_prediction(
         InvalidInput: That can not be a prediction id.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.get, credentials.get_client(), known)
+    return portal.call(lifecycle.get, _client(credentials), known, observer=RunLog())
 
 
 @task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
@@ -208,7 +231,7 @@ async def aget_prediction(
 ) -> Prediction:
     """Async twin of `get_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.get(credentials.get_client(), known)
+    return await lifecycle.get(_client(credentials), known, observer=RunLog())
 
 
 @task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
@@ -224,7 +247,7 @@ def cancel_prediction(
         InvalidInput: That can not be a prediction id; nothing was sent.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.cancel, credentials.get_client(), known, observer=RunLog())
+    return portal.call(lifecycle.cancel, _client(credentials), known, observer=RunLog())
 
 
 @task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
@@ -233,7 +256,7 @@ async def acancel_prediction(
 ) -> Cancellation:
     """Async twin of `cancel_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.cancel(credentials.get_client(), known, observer=RunLog())
+    return await lifecycle.cancel(_client(credentials), known, observer=RunLog())
 
 
 # --- save, generate ---------------------------------------------------------------------------
@@ -272,8 +295,10 @@ def save_outputs(
         OutputDamaged: A file arrived cut short, empty, or is not what it claims to be.
         StorageError: The storage did not take a file.
     """
-    known = _known(credentials, prediction)
-    return portal.call(_save, credentials.get_client(), known, storage, prefix, RunLog())
+    known = _finished(credentials, prediction)
+    return portal.call(
+        lifecycle.save, _client(credentials), known, storage, prefix=prefix, observer=RunLog()
+    )
 
 
 @task(name="Save outputs", task_run_name=_run_name("save"), cache_policy=NO_CACHE)
@@ -285,16 +310,10 @@ async def asave_outputs(
     prefix: str = "",
 ) -> list[SavedFile]:
     """Async twin of `save_outputs`."""
-    known = _known(credentials, prediction)
-    return await _save(credentials.get_client(), known, storage, prefix, RunLog())
-
-
-@portal.on_background_loop
-async def _save(
-    client: CometAPIClient, prediction: Prediction, storage: Storage, prefix: str, log: RunLog
-) -> list[SavedFile]:
-    store = await open_storage(storage)
-    return await lifecycle.save(client, prediction, store, prefix=prefix, observer=log)
+    known = _finished(credentials, prediction)
+    return await lifecycle.save(
+        _client(credentials), known, storage, prefix=prefix, observer=RunLog()
+    )
 
 
 @task(name="Generate", task_run_name=_run_name("generate"), cache_policy=NO_CACHE)
@@ -333,15 +352,15 @@ def generate(
         CometAPIError: Whatever `create_prediction`, `poll_prediction` and `save_outputs` raise.
     """
     return portal.call(
-        _generate,
-        credentials.get_client(),
+        lifecycle.generate,
+        _client(credentials),
         model,
         input,
         storage,
         prefix=prefix,
         sample=sample,
         timeout=timeout,
-        scope=scope or current_scope(),
+        scope=current_scope() if scope is None else scope,
         observer=RunLog(),
     )
 
@@ -359,22 +378,14 @@ async def agenerate(
     scope: str | None = None,
 ) -> Generation:
     """Async twin of `generate`."""
-    return await _generate(
-        credentials.get_client(),
+    return await lifecycle.generate(
+        _client(credentials),
         model,
         input,
         storage,
         prefix=prefix,
         sample=sample,
         timeout=timeout,
-        scope=scope or await asyncio.to_thread(current_scope),
+        scope=await asyncio.to_thread(current_scope) if scope is None else scope,
         observer=RunLog(),
     )
-
-
-@portal.on_background_loop
-async def _generate(
-    client: CometAPIClient, model: str, input: dict[str, Any], storage: Storage, **options: Any
-) -> Generation:
-    submission.check_request(model, input)
-    return await lifecycle.generate(client, model, input, await open_storage(storage), **options)

@@ -185,7 +185,7 @@ def _unwrap(body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The prediction itself, and the task envelope around it; either may be empty."""
     if not isinstance(body, dict):
         return {}, {}
-    if "data" not in body or "id" in body:
+    if "data" not in body or ("id" in body and "status" in body):
         return body, {}
     data = body["data"]
     if isinstance(data, str):  # an envelope that holds nothing but the id

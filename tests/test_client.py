@@ -514,8 +514,11 @@ async def test_a_429_of_one_api_does_not_hold_back_another(sim: Simulator) -> No
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("kind", ["creates", "queries"])
 @pytest.mark.parametrize("room", [1, 3])
-def test_the_gate_bounds_the_requests_in_flight(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gates_bound_the_requests_in_flight(
+    room: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(SETTING + "REQUESTS_IN_FLIGHT", str(room))
     monkeypatch.setenv(SETTING + "CREATE_TIMEOUT", "20")
 
@@ -526,8 +529,8 @@ def test_the_gate_bounds_the_requests_in_flight(room: int, monkeypatch: pytest.M
     with serve(handler) as server:
         client = client_for(server.url)  # shared by threads and by their loops
 
-        def some(number: int) -> None:
-            if number % 2:
+        def some(_: int) -> None:
+            if kind == "creates":
                 client.create_prediction(MODEL, BOAT)
             else:
                 asyncio.run(client.aget_prediction(ID))
@@ -646,7 +649,7 @@ async def test_around_may_write_down_what_happens_before_and_after(sim: Simulato
         steps.append(f"after {sim.counts.creates}")
         return created
 
-    created = await client_of(sim).acreate_prediction(MODEL, BOAT, around=around)
+    created = await client_of(sim).submit(MODEL, BOAT, around)
     assert created.id in sim.predictions
     assert steps == ["before 0", "after 1"]
 
@@ -672,8 +675,8 @@ async def test_a_cancellation_in_the_middle_of_a_create_still_completes_around(h
         async def create() -> object:
             if how == "time-out":
                 async with asyncio.timeout(0.3):
-                    return await client.acreate_prediction(MODEL, BOAT, around=around)
-            return await client.acreate_prediction(MODEL, BOAT, around=around)
+                    return await client.submit(MODEL, BOAT, around)
+            return await client.submit(MODEL, BOAT, around)
 
         task = asyncio.create_task(
             portal.acall(create) if how == "on the background loop" else create()
@@ -705,7 +708,7 @@ async def test_a_cancellation_before_the_create_is_sent_sends_nothing(
         client = client_for(server.url)
         first = asyncio.create_task(client.acreate_prediction(MODEL, BOAT))
         await asyncio.sleep(0.15)
-        second = asyncio.create_task(client.acreate_prediction(MODEL, BOAT, around=around))
+        second = asyncio.create_task(client.submit(MODEL, BOAT, around))
         await asyncio.sleep(0.1)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):

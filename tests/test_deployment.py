@@ -130,6 +130,13 @@ def test_deploy_all_and_one_run_by_a_worker(
     prefect("deployment", "run", "quickstart/nightly", "--param", "simulate=false")
     prefect("worker", "start", "--pool", "cometapi", "--run-once", "--limit", "1")
 
+    # The scheduler has planned the coming nights.
+    def planned() -> bool:
+        runs = httpx.post(f"{url}/flow_runs/filter", json={}).json()
+        return any(run["auto_scheduled"] for run in runs)
+
+    wait_until(planned, 120)
+
     def state() -> str:
         (run,) = [
             run

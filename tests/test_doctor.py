@@ -23,7 +23,7 @@ def test_all_is_well(
 ) -> None:
     code, said = run(capsys, "--storage", str(tmp_path))
     assert code == 0, said
-    assert f"ok    API: {cometapi_simulator.url} answers and takes the key" in said
+    assert f"ok    API: {cometapi_simulator.url} answers and does not refuse the key" in said
     assert "ok    Prefect:" in said
     assert f"ok    storage: files can be written to {tmp_path}" in said
     assert list(tmp_path.iterdir()) == []

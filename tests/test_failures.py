@@ -99,7 +99,7 @@ TABLE: dict[str, Row] = {
         sample("err_500_comet_invalid_request"),
         InputRejected,
         RAISE,
-        InputRejected,
+        RequestRejected,
         AGAIN,
     ),
     "err_503_comet_model_not_found": (

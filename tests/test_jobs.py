@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,34 @@ async def test_from_a_saved_block_in_an_async_flow_and_a_sync_task(job: Predicti
 
     made = await nightly()
     assert len({one.prediction.id for one in made}) == 2
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_the_innermost_run_decides_between_sync_and_async(job: PredictionJob) -> None:
+    await job.asave("nested-boat", overwrite=True)
+
+    @flow
+    def inner() -> Generation:
+        loaded: Any = PredictionJob.load("nested-boat")
+        run = loaded.trigger(sample=2)
+        run.wait_for_completion()
+        made: Generation = run.fetch_result()
+        return made
+
+    @task
+    async def between() -> Generation:
+        return inner()
+
+    @flow
+    async def outer() -> tuple[Generation, str]:
+        loaded: Any = await PredictionJob.aload("nested-boat")
+        # A thread has no running loop: sync code, whatever run it belongs to.
+        run = await asyncio.to_thread(loaded.trigger, None, 3)
+        return await between(), run.prediction.id
+
+    made, other = await outer()
+    assert made.files
+    assert made.prediction.id != other
 
 
 def test_failures_are_raised_by_waiting(job: PredictionJob, cometapi_simulator: Simulator) -> None:

@@ -184,7 +184,10 @@ def test_a_torn_record_is_in_doubt(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("record", "says"),
-    [(INTENT, "owner/name, sent at 2026-03-12 11:27:18 UTC"), (None, "can not be read")],
+    [
+        (INTENT, "owner/name (sample 0, scope 's'), sent at 2026-03-12 11:27:18 UTC"),
+        (None, "can not be read"),
+    ],
     ids=["intent", "not-readable"],
 )
 def test_in_doubt_says_what_to_do(record: Record | None, says: str) -> None:

@@ -26,7 +26,6 @@ from prefect_cometapi import (
     simulator,
 )
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.storage import open_storage
 from prefect_cometapi.submission import submit
 
 MODEL = "black-forest-labs/flux-schnell"
@@ -201,8 +200,8 @@ async def test_generate_checks_everything_before_it_pays(tmp_path: Any) -> None:
     (tmp_path / "file").write_text("in the way")
     with simulator.run(run_time=0.05) as service:
         client = client_of(service)
-        blocked = await open_storage(tmp_path / "file" / "below")
-        good = await open_storage(tmp_path / "good")
+        blocked = tmp_path / "file" / "below"
+        good = tmp_path / "good"
         with pytest.raises(StorageError):
             await lifecycle.generate(client, MODEL, INPUT, blocked)
         for options in (
@@ -223,9 +222,7 @@ async def test_the_observer_hears_the_story_in_order(tmp_path: Any) -> None:
     with simulator.run(run_time=0.2) as service:
         service.script("query", ["502"])
         diary = Diary()
-        made = await lifecycle.generate(
-            client_of(service), MODEL, INPUT, await open_storage(tmp_path), observer=diary
-        )
+        made = await lifecycle.generate(client_of(service), MODEL, INPUT, tmp_path, observer=diary)
         assert diary.entries[0] == "created"
         assert diary.entries[1].startswith("trouble: A poll of prediction")
         assert diary.entries[-2:] == ["succeeded", "saved"]

@@ -22,6 +22,7 @@ from prefect_cometapi.errors import (
     OutputError,
     OutputExpired,
     OutputRefused,
+    OutputUnavailable,
 )
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 from prefect_cometapi.outputs import save_outputs
@@ -298,10 +299,10 @@ STAYING: dict[str, type[OutputError]] = {
     "empty": OutputDamaged,
     "html": OutputDamaged,
     "wrong-type": OutputDamaged,
-    "hang": OutputDamaged,
-    "lost": OutputDamaged,
-    "500": OutputDamaged,
-    "403": OutputDamaged,
+    "hang": OutputUnavailable,
+    "lost": OutputUnavailable,
+    "500": OutputUnavailable,
+    "403": OutputUnavailable,
     "404": OutputExpired,
     "oversized": OutputRefused,
     "oversized-chunked": OutputRefused,
@@ -468,7 +469,7 @@ async def test_a_host_that_stands_still_is_given_up_in_time(
     monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "0.5")
     with serve(lambda _: Answer(200, PNG, end="hang", length=10_000)) as server:
         started = time.monotonic()
-        with pytest.raises(OutputDamaged, match="did not arrive within"):
+        with pytest.raises(OutputUnavailable, match="did not arrive within"):
             await save(made_of(server.url, server.url), tmp_path)
         assert time.monotonic() - started < 5
     assert names(tmp_path) == []

@@ -99,15 +99,38 @@ def test_what_fails_does_not_stop_the_rest_and_is_told(
     assert len(manifest(tmp_path / "pictures")) == 2
 
 
+def test_it_goes_on_with_an_earlier_run_of_the_same_scope(
+    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("A\nA\n")  # equal lines are pictures of their own
+    for run in ("first", "second"):
+        done = quickstart(
+            with_key(prefect_environment, cometapi_simulator),
+            *("--prompts", str(prompts), "--storage", run, "--scope", "tonight"),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"Making 4 pictures at {cometapi_simulator.url}: this costs money." in done.stdout
+    first, second = (
+        {str(row["prediction_id"]) for row in manifest(tmp_path / run)}
+        for run in ("first", "second")
+    )
+    assert len(first) == 4
+    assert first == second
+    assert cometapi_simulator.counts.charged == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--scope", ""], "scope is ''"),
         (["--model", "flux"], "'flux' is not a model id"),
         (["--model", "../x/y"], "is not a model id"),
         (["--prompts", "nowhere.txt"], "nowhere.txt can not be read: No such file"),
         (["--prompts", "empty.txt"], "There is no prompt in empty.txt"),
         (["--prompts", "binary.txt"], "not UTF-8"),
-        (["--prompts", "broken.txt"], "broken.txt, line 3:"),
+        (["--prompts", "broken.txt"], "broken.txt, line 3: it is not valid JSON"),
         (["--prompts", "nan.txt"], "nan.txt, line 2:"),
         (["--prompts", "bare.txt"], 'bare.txt, line 1: a JSON line needs a "prompt"'),
         (["--storage", "empty.txt/below"], "can not be written to"),

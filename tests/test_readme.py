@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from readme_tables import README, with_tables
 
 from prefect_cometapi.simulator import Simulator
+from tests.readme_tables import README, with_tables
 
 TEXT = README.read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

@@ -24,6 +24,7 @@ from prefect_cometapi import (
     Prediction,
     PredictionFailed,
     PredictionStatus,
+    StorageError,
     SubmissionInDoubt,
     acancel_prediction,
     acreate_prediction,
@@ -160,7 +161,7 @@ async def test_task_runs_are_named_after_model_id_and_sample(
     prediction = await state.aresult()
     names = {run.name for run in await task_runs(state.state_details.flow_run_id)}
     assert names == {
-        f"create {MODEL} #3",
+        f"create {MODEL} sample 3",
         f"poll {MODEL} {prediction.id}",
         f"save {MODEL} {prediction.id}",
     }
@@ -425,3 +426,63 @@ def test_a_killed_process_is_taken_up_where_it_was(
     assert f"made {prediction_id}" in second.stdout
     assert cometapi_simulator.counts.creates == 1
     assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
+# --- what reviews found -----------------------------------------------------------------------
+
+
+def test_a_failing_query_does_not_fail_a_run_that_comes_back(
+    credentials: CometAPICredentials,
+    tmp_path: Path,
+    cometapi_simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_RECONNECT_TIMEOUT", "0.1")
+    attempts: list[str] = []
+
+    @flow(retries=1, retry_delay_seconds=0)
+    def boat() -> Generation:
+        attempts.append(create_prediction(credentials, MODEL, INPUT).id)
+        if len(attempts) == 1:
+            cometapi_simulator.script("query", ["503", "502"])
+            raise RuntimeError("something else went wrong")
+        return generate(credentials, MODEL, INPUT, tmp_path)
+
+    assert boat().files
+    assert cometapi_simulator.counts.charged == 1
+
+
+def test_storage_is_checked_where_the_files_will_go(
+    credentials: CometAPICredentials, tmp_path: Path, cometapi_simulator: Simulator
+) -> None:
+    (tmp_path / "taken").write_text("in the way")
+    with pytest.raises(StorageError, match="Nothing was sent"):
+        generate(credentials, MODEL, INPUT, tmp_path, prefix="taken")
+    assert cometapi_simulator.counts.creates == 0
+
+
+@pytest.mark.parametrize("scope", ["", "  ", 5, "x" * 201])
+def test_an_unusable_scope_is_refused(
+    credentials: CometAPICredentials, cometapi_simulator: Simulator, scope: Any
+) -> None:
+    # An empty text is what an unset variable looks like; it must not become everybody's scope.
+    with pytest.raises(InvalidInput, match="scope is"):
+        create_prediction.fn(credentials, MODEL, INPUT, scope=scope)
+    assert not cometapi_simulator.requests
+
+
+def test_a_block_name_instead_of_credentials_is_told(cometapi_simulator: Simulator) -> None:
+    name: Any = "default"
+    for call in (get_prediction, cancel_prediction, poll_prediction):
+        with pytest.raises(InvalidInput, match="load a block first"):
+            call(name, "abc")
+    with pytest.raises(InvalidInput, match="load a block first"):
+        create_prediction(name, MODEL, INPUT)
+
+
+def test_outputs_are_saved_from_a_prediction_not_from_an_id(
+    credentials: CometAPICredentials, cometapi_simulator: Simulator
+) -> None:
+    prediction_id: Any = "abc"
+    with pytest.raises(InvalidInput, match="as poll_prediction"):
+        save_outputs(credentials, prediction_id, "pictures")

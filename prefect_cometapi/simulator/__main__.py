@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from prefect_cometapi.simulator.faults import FAULTS, OPERATIONS
 from prefect_cometapi.simulator.plan import find_fault
-from prefect_cometapi.simulator.server import run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rates[name] = float(rate)
         except ValueError as error:
             parser.error(f"--fault {word}: {error}")
+    try:
+        from prefect_cometapi.simulator.server import run
+    except ModuleNotFoundError as error:  # Pillow, of which the message says how to get it
+        print(error, file=sys.stderr)
+        return 1
     stopped = threading.Event()
     for number_ in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number_, lambda *_: stopped.set())

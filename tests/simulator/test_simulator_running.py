@@ -34,14 +34,14 @@ def test_importing_costs_nearly_nothing() -> None:
         assert "uvicorn" in sys.modules and callable(run) and FAULTS
         assert not {"prefect", "replicate", "httpx"} & set(sys.modules)
     """
-    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
     with pytest.raises(AttributeError, match="nothing"):
         _ = simulator.nothing
 
 
 def test_without_pillow_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['PIL'] = None; from prefect_cometapi.simulator import run"
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert 'pip install "prefect-cometapi[images]"' in done.stderr
@@ -51,7 +51,7 @@ def test_without_pillow_it_says_what_to_install() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_program(number: signal.Signals) -> None:
     options = "--port 0 --api-key sim-7 --run-time 0 --fault create.lost@2 --fault query.502=1"
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [*COMMAND, *options.split()], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     )
     with process:
@@ -74,7 +74,7 @@ def test_the_program(number: signal.Signals) -> None:
 
 def test_the_programs_help() -> None:
     def say(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [*COMMAND, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False
         )
 
@@ -115,7 +115,7 @@ def test_the_fixture(tmp_path: Path) -> None:
     (tmp_path / "test_flows.py").write_text(FLOW_TESTS)
     # By name, and not by the entry point, so that it is this one even if another is installed.
     environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("COMETAPI_")}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", plugin, "--strict-markers"],
         env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=tmp_path,
