@@ -38,6 +38,7 @@ from prefect_cometapi import (
     CometAPIError,
     Generation,
     InvalidInput,
+    UnknownOutcome,
     agenerate,
     simulator,
 )
@@ -104,7 +105,7 @@ async def quickstart(
         wanted = list(samples_of(inputs, samples))
         with service(simulate) as credentials, progress(len(wanted)) as advance:
             await check_writable(storage, folder)
-            await credentials.get_client().acheck_key()  # free, and better known before
+            await check_key(credentials)
             rows = await asyncio.gather(*(make(credentials, *one) for one in wanted))
         files = [row for made in rows for row in made]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in files)
@@ -121,6 +122,14 @@ async def quickstart(
     return manifest
 
 
+async def check_key(credentials: CometAPICredentials) -> None:
+    """Find out for free whether the key is refused, before anything is paid."""
+    try:
+        await credentials.get_client().acheck_key()
+    except UnknownOutcome as error:  # trouble that says nothing about the key, and may pass
+        get_run_logger().warning("The key could not be checked beforehand. %s", error)
+
+
 def samples_of(inputs: list[dict[str, Any]], samples: int) -> Iterator[tuple[dict[str, Any], int]]:
     """Each input with each number of its samples; a line that is there twice counts on."""
     seen: Counter[str] = Counter()
@@ -133,6 +142,7 @@ def samples_of(inputs: list[dict[str, Any]], samples: int) -> Iterator[tuple[dic
 
 def read_prompts(path: Path, model: str) -> list[dict[str, Any]]:
     """The inputs that a file of prompts stands for; anything wrong is told with its line."""
+    check_request(model, {})
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -75,6 +75,7 @@ def call(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs:
         )
     job = _Job(function(*args, **kwargs))
     try:
+        job.start()  # inside, because Ctrl-C can come between any two steps
         while True:
             try:
                 return job.result.result(SLICE)
@@ -98,6 +99,7 @@ async def acall(
     if _running_loop() is background_loop():
         return await function(*args, **kwargs)
     job = _Job(function(*args, **kwargs))
+    job.start()
     result = asyncio.wrap_future(job.result)
     try:
         return await asyncio.shield(result)
@@ -105,6 +107,8 @@ async def acall(
         job.cancel()
         while job.wants_time():
             await asyncio.wait([result], timeout=SLICE)
+        if result.done() and not result.cancelled():
+            result.exception()  # looked at, so that asyncio does not report it as forgotten
         raise
 
 
@@ -157,12 +161,15 @@ class _Job(Generic[R]):
         self._patience_ends = math.inf
         self._coroutine = coroutine
         self._loop = background_loop()
+        self._task: asyncio.Task[R] | None = None
+
+    def start(self) -> None:
         # call_soon_threadsafe copies the caller's context variables.
-        self._loop.call_soon_threadsafe(self._start)
+        self._loop.call_soon_threadsafe(self._begin)
 
     def cancel(self) -> None:
         self._patience_ends = time.monotonic() + CLEAN_UP
-        self._loop.call_soon_threadsafe(lambda: self._task.cancel())
+        self._loop.call_soon_threadsafe(self._stop)
 
     def wants_time(self) -> bool:
         """True while a canceled call may still put things in order."""
@@ -170,7 +177,13 @@ class _Job(Generic[R]):
             return False
         return self.uninterruptible > 0 or time.monotonic() < self._patience_ends
 
-    def _start(self) -> None:
+    def _stop(self) -> None:
+        if self._task is None:  # interrupted before it was started
+            self._begin()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
         _current.set(self)
         self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(self._hand_over)

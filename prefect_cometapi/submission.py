@@ -115,6 +115,7 @@ class _Submission:
         # From the claim to the last try of storing the id.
         calls = (1 + STORE_TRIES) * ledger.CALL_TIMEOUT
         patience = timedelta(seconds=self.client.settings.create_timeout + calls)
+        told = False
         while True:
             exists, record = await self.ledger.read(self.key)
             if not exists:
@@ -123,6 +124,13 @@ class _Submission:
                 case Found.ATTACH if record is not None and record.prediction_id:
                     return await self._attach(record.prediction_id, record.sent_at)
                 case Found.WAIT:
+                    if not told:
+                        self.observer.trouble(
+                            f"An equal prediction of {self.model} is being submitted elsewhere, or "
+                            "was when its process died; waiting for its id for up to "
+                            f"{patience.total_seconds():.0f} s."
+                        )
+                        told = True
                     await asyncio.sleep(CLAIM_PAUSE)
                 case _:
                     raise ledger.in_doubt(self.key, record)
