@@ -260,9 +260,10 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             state: State[Any] = asyncio.run(run(simulate=simulate, **options))
         except KeyboardInterrupt:
-            print(
-                "Interrupted. What is saved stays; the service goes on with the rest, and bills it."
-            )
+            print("Interrupted. What is saved stays; what was created goes on, and is billed.")
+            if RUNS and not simulate:
+                same = options["scope"] or f"flow-run:{RUNS[0]}"
+                print(f"To go on with it instead of paying again, within the hour: --scope {same}")
             return 130
         except Exception as error:  # Prefect's server: everything else is told by the state
             print(f"Prefect could not run the flow: {error}", file=sys.stderr)

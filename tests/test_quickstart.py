@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,38 @@ def test_it_goes_on_with_an_earlier_run_of_the_same_scope(
     assert len(first) == 4
     assert first == second
     assert cometapi_simulator.counts.charged == 4
+
+
+@pytest.mark.slow
+@pytest.mark.cometapi_simulator(run_time=3.0)
+def test_ctrl_c_says_how_to_go_on_without_paying_again(
+    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("A\nB\n")
+    options = ("--prompts", str(prompts), "--samples", "1")
+    environment = with_key(prefect_environment, cometapi_simulator)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "flows" / "quickstart.py"), *options],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Also where whoever runs the tests ignores Ctrl-C, as background jobs of a shell do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while cometapi_simulator.counts.polls < 2:
+        assert time.monotonic() < deadline, "it never came to polling"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    scope = said.rpartition("--scope ")[2].strip()
+    done = quickstart(environment, *options, "--scope", scope, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(manifest(tmp_path / "pictures")) == 2
+    assert cometapi_simulator.counts.charged == 2
 
 
 @pytest.mark.parametrize(
