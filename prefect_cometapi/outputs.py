@@ -269,6 +269,7 @@ async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) ->
     """Fetch one output to `path`, again where that can help, within `download_timeout`."""
     # Waiting for a turn does not count: it says nothing about the file.
     left, failures = client.settings.download_timeout, 0
+    trouble: Exception | None = None
     while True:
         async with client.download_turn():
             began = time.monotonic()
@@ -276,8 +277,10 @@ async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) ->
                 async with asyncio.timeout(left):
                     return await _fetch_once(client, url, path, bound)
             except (*_LOST, _NotServed, OutputDamaged) as error:
-                trouble: Exception = error
+                trouble = error
             except TimeoutError:
+                if trouble is not None:  # what went wrong before says more than the clock
+                    raise _given_up(url, trouble) from None
                 seconds = client.settings.download_timeout
                 raise OutputUnavailable(
                     f"{redact(url)} did not arrive within {seconds:g} s."

@@ -319,7 +319,7 @@ async def test_a_fault_that_stays_is_told_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Those that may pass are tried for as long as that.
-    patience = "1" if fault in ("hang", "lost", "truncated", "500") else "4"
+    patience = "1" if fault in ("hang", "lost", "500") else "4"
     monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", patience)
     monkeypatch.setenv(SETTING + "MAX_FILE_BYTES", "2000000")
     with simulator.run(run_time=0.001, oversize=3_000_000) as sim:
