@@ -1,4 +1,4 @@
-"""What the whole process shares: connections, the gate on requests in flight, the memory of 429s.
+"""What the whole process shares: connections, the gates on requests in flight, the memory of 429s.
 
 Nothing here knows a key. All of it belongs to the background loop (`portal`). HTTP/1.1 only:
 h2's header compression writes whole headers, keys included, to its debug log.
@@ -7,12 +7,17 @@ h2's header compression writes whole headers, keys included, to its debug log.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
+import math
 import os
+import ssl
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from platform import python_version
@@ -21,10 +26,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from prefect_cometapi.errors import ConfigurationError
-from prefect_cometapi.pacing import Brake
+from prefect_cometapi import urls
+from prefect_cometapi.errors import ConfigurationError, OutputRefused
+from prefect_cometapi.log_hygiene import keep_signatures_out_of_logs
+from prefect_cometapi.network import only_public_addresses
+from prefect_cometapi.pacing import Brake, RetryBudget
 from prefect_cometapi.settings import CometAPISettings
-from prefect_cometapi.urls import is_loopback
 
 USER_AGENT = f"prefect-cometapi/{version('prefect-cometapi')} (python/{python_version()})"
 
@@ -39,20 +46,72 @@ DOWNLOAD_SILENCE = 30.0
 _random = Random()  # noqa: S311 - spreads requests out, guards nothing
 
 
+class DownloadGate:
+    """Places for downloads at once: the next free one goes to what expires first."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._arrivals = itertools.count()
+        #: Expiry in epoch seconds, order of arrival, and what wakes the one who waits.
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def turn(self, expires_at: datetime | None = None) -> AsyncGenerator[None]:
+        """Wait for a place and hold it.
+
+        Args:
+            expires_at: When the output is deleted; None is later than any other.
+        """
+        await self._enter(math.inf if expires_at is None else expires_at.timestamp())
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, expiry: float) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (expiry, next(self._arrivals), place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # given a place and canceled in the same moment
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            *_, place = heapq.heappop(self._waiting)
+            if not place.done():
+                place.set_result(None)  # handed over: nobody who comes now can take it
+                return
+        self._free += 1
+
+
 @dataclass
 class Connections:
     """Connections, gates and brakes of the process."""
 
     creates: httpx.AsyncClient
     queries: httpx.AsyncClient
+    #: Where no proxy resolves names, it connects to public addresses only.
     downloads: httpx.AsyncClient
+    #: For outputs from where the user's own settings lead, whatever its address. Apart, so that
+    #: no connection to such a place is there to be reused for anything else.
+    configured_downloads: httpx.AsyncClient
     #: Creates have a gate of their own: they hold their place while the ledger is written, which
     #: must not keep polls waiting.
     create_gate: asyncio.Semaphore
     gate: asyncio.Semaphore
-    download_gate: asyncio.Semaphore
+    download_gate: DownloadGate
     #: By API root: what one account is told to slow down for, the next one would be told too.
     brakes: defaultdict[str, Brake] = field(default_factory=lambda: defaultdict(Brake))
+    #: By API root: the budget for sending again, and the line of those who wait for it.
+    budgets: defaultdict[str, tuple[RetryBudget, asyncio.Lock]] = field(
+        default_factory=lambda: defaultdict(lambda: (RetryBudget(), asyncio.Lock()))
+    )
 
     @asynccontextmanager
     async def turn(self, api_root: str, gate: asyncio.Semaphore) -> AsyncGenerator[None]:
@@ -85,9 +144,9 @@ def connections(settings: CometAPISettings, url: str) -> Connections:
     go to the proxy in the clear.
 
     Raises:
-        ConfigurationError: A proxy or CA file in the environment is not usable.
+        ConfigurationError: A proxy or CA file in the environment is not usable, or this httpx.
     """
-    direct = is_loopback(urlsplit(url).hostname or "")
+    direct = urls.is_loopback(urlsplit(url).hostname or "")
     key = (
         direct,
         asyncio.get_running_loop(),
@@ -97,15 +156,26 @@ def connections(settings: CometAPISettings, url: str) -> Connections:
         *(os.environ.get(name) for name in _PROXY_AND_CA),
     )
     if key not in _shared:
+        keep_signatures_out_of_logs()
         try:
+            tls = httpx.create_ssl_context()
             _shared[key] = Connections(
-                creates=_http(settings, direct, read=None, idle=CREATE_IDLE),
-                queries=_http(settings, direct, read=None, idle=QUERY_IDLE),
-                downloads=_http(settings, direct, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+                creates=_http(settings, tls, direct, read=None, idle=CREATE_IDLE),
+                queries=_http(settings, tls, direct, read=None, idle=QUERY_IDLE),
+                downloads=only_public_addresses(
+                    _http(settings, tls, direct, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE),
+                    tls,
+                    idle=QUERY_IDLE,
+                ),
+                configured_downloads=_http(
+                    settings, tls, direct, read=DOWNLOAD_SILENCE, idle=QUERY_IDLE
+                ),
                 create_gate=asyncio.Semaphore(settings.requests_in_flight),
                 gate=asyncio.Semaphore(settings.requests_in_flight),
-                download_gate=asyncio.Semaphore(settings.downloads_in_flight),
+                download_gate=DownloadGate(settings.downloads_in_flight),
             )
+        except ConfigurationError:
+            raise
         except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
             # Not repeated where it may be a proxy's URL, which can hold a password.
             readable = isinstance(error, OSError | ImportError)
@@ -117,18 +187,44 @@ def connections(settings: CometAPISettings, url: str) -> Connections:
     return _shared[key]
 
 
+def downloader(settings: CometAPISettings, url: str, api_root: str) -> httpx.AsyncClient:
+    """The client to fetch an output from `url` with; call it for each hop, on the background loop.
+
+    Raises:
+        OutputRefused: `url` may not be fetched.
+        ConfigurationError: A proxy or CA file in the environment is not usable.
+    """
+    urls.check_download(url, api_root, urls.parse_hosts(settings.delivery_hosts))
+    try:
+        host = httpx.URL(url).raw_host.decode().lower()
+    except httpx.InvalidURL as error:
+        raise OutputRefused(f"Will not fetch {urls.redact(url)}: {error}.") from None
+    if host != urlsplit(url).hostname:  # the one that was checked
+        raise OutputRefused(f"Will not fetch {urls.redact(url)}: its host can be read in two ways.")
+    shared = connections(settings, url)
+    configured = urls.is_configured(url, api_root)
+    return shared.configured_downloads if configured else shared.downloads
+
+
 def _http(
-    settings: CometAPISettings, direct: bool, *, read: float | None, idle: float
+    settings: CometAPISettings,
+    tls: ssl.SSLContext,
+    direct: bool,
+    *,
+    read: float | None,
+    idle: float,
 ) -> httpx.AsyncClient:
-    """An httpx client that takes proxies and CA from the environment, and keeps no cookies.
+    """An httpx client that takes proxies from the environment, and keeps no cookies.
 
     Args:
         settings: For the connect time-out.
+        tls: The CAs that are trusted.
         direct: Use no proxy.
         read: Longest silence in seconds; None where the whole request has a time-out of its own.
         idle: How long an unused connection is kept, in seconds.
     """
     return httpx.AsyncClient(
+        verify=tls,
         headers={"user-agent": USER_AGENT},
         timeout=httpx.Timeout(read, connect=settings.connect_timeout, pool=None),
         limits=httpx.Limits(max_connections=None, keepalive_expiry=idle),

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -26,17 +27,18 @@ from prefect_cometapi.errors import (
     OutputExpired,
     OutputRefused,
     OutputUnavailable,
+    RateLimited,
 )
+from prefect_cometapi.failures import Reply, asked_wait
 from prefect_cometapi.filetypes import FileType
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
-from prefect_cometapi.storage import Store, check_prefix
+from prefect_cometapi.storage import check_prefix
+from prefect_cometapi.stores import Store
 from prefect_cometapi.urls import check_prediction_id, redact
 
-#: How often an output that is not served, or arrives damaged, is fetched again: delivery hosts
-#: lag behind the prediction for a moment.
+#: How often an output that is not served, or arrives damaged, is fetched: delivery hosts lag
+#: behind the prediction for a moment. Trouble that passes has until the end of the time-out.
 TRIES = 3
-#: The same where the way or the host is in trouble, which passes; a minute of it, with pauses.
-TRIES_IN_TROUBLE = 8
 
 MAKE_AGAIN = "They can only be made again, at a new price: create it with another `sample`."
 
@@ -196,9 +198,12 @@ async def save_outputs(
             f"The outputs of prediction {prediction.id} ({prediction.model}) are deleted, as the "
             f"service does one hour after completion. {MAKE_AGAIN}"
         )
-    parts = find_parts(prediction.output)
+    parts, expires_at = find_parts(prediction.output), prediction.expires_at
     results = await asyncio.gather(
-        *(_save_part(client, part, store, f"{stem}-{i}") for i, part in enumerate(parts)),
+        *(
+            _save_part(client, part, store, f"{stem}-{i}", expires_at)
+            for i, part in enumerate(parts)
+        ),
         return_exceptions=True,
     )
     saved = [result for result in results if isinstance(result, SavedFile)]
@@ -210,14 +215,16 @@ async def save_outputs(
     return saved
 
 
-async def _save_part(client: CometAPIClient, part: Part, store: Store, stem: str) -> SavedFile:
+async def _save_part(
+    client: CometAPIClient, part: Part, store: Store, stem: str, expires_at: datetime | None
+) -> SavedFile:
     limit, setting = client.settings.max_file_bytes, "MAX_FILE_BYTES"
     if store.whole_bytes_only and client.settings.max_whole_bytes < limit:
         limit, setting = client.settings.max_whole_bytes, "MAX_WHOLE_BYTES"
     bound = _Bound(limit, f"PREFECT_INTEGRATIONS_COMETAPI_{setting}", store)
     with store.staging(stem) as path:
         if part.url is not None:
-            arrived = await _fetch(client, part.url, path, bound)
+            arrived = await _fetch(client, part.url, path, bound, expires_at)
         else:
             content, kind = (
                 decode_data(part.data, part.where)
@@ -265,18 +272,20 @@ class _Bound:
             )
 
 
-async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
+async def _fetch(
+    client: CometAPIClient, url: str, path: Path, bound: _Bound, expires_at: datetime | None
+) -> _Arrived:
     """Fetch one output to `path`, again where that can help, within `download_timeout`."""
     # Waiting for a turn does not count: it says nothing about the file.
-    left, failures = client.settings.download_timeout, 0
+    left, failures, refusals = client.settings.download_timeout, 0, 0
     trouble: Exception | None = None
     while True:
-        async with client.download_turn():
+        async with client.download_turn(expires_at):
             began = time.monotonic()
             try:
                 async with asyncio.timeout(left):
                     return await _fetch_once(client, url, path, bound)
-            except (*_LOST, _NotServed, OutputDamaged) as error:
+            except (*_LOST, RateLimited, _NotServed, OutputDamaged) as error:
                 trouble = error
             except TimeoutError:
                 if trouble is not None:  # what went wrong before says more than the clock
@@ -286,12 +295,10 @@ async def _fetch(client: CometAPIClient, url: str, path: Path, bound: _Bound) ->
                     f"{redact(url)} did not arrive within {seconds:g} s."
                 ) from None
         failures += 1
+        refusals += not _passes(trouble)
         pause = client.pause_after(trouble, failures)
         left -= time.monotonic() - began + pause
-        passing = isinstance(trouble, _LOST) or (
-            isinstance(trouble, _NotServed) and (trouble.status >= 500 or trouble.status == 429)
-        )
-        if left <= 0 or failures >= (TRIES_IN_TROUBLE if passing else TRIES):
+        if left <= 0 or refusals >= TRIES:
             given_up = _given_up(url, trouble)
             raise given_up from (None if given_up is trouble else trouble)
         client.notify(f"Fetching {redact(url)} again in {pause:.1f} s: {trouble}")
@@ -307,18 +314,32 @@ class _NotServed(Exception):
 _LOST = (httpx.HTTPError, httpx.StreamError)
 
 
+def _passes(trouble: Exception) -> bool:
+    """True where the way or the host is in trouble, rather than the file."""
+    if isinstance(trouble, _NotServed):
+        return trouble.status >= 500
+    # A CA that is not trusted now will not be in a minute.
+    return not isinstance(trouble, OutputDamaged) and "CERTIFICATE_VERIFY" not in str(trouble)
+
+
 def _given_up(url: str, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
     if isinstance(error, _NotServed) and error.status in (404, 410):
         return OutputExpired(f"{redact(url)} is not there (any more): {error}.")
-    reason = error if isinstance(error, _NotServed) else f"{type(error).__name__}: {error}"
+    lost = isinstance(error, _LOST)
+    reason = f"{type(error).__name__}: {error}" if lost else error
     return OutputUnavailable(f"{redact(url)} could not be fetched: {reason}.")
 
 
 async def _fetch_once(client: CometAPIClient, url: str, path: Path, bound: _Bound) -> _Arrived:
     shown = redact(url)
     async with client.download(url) as response:
+        if response.status_code == 429:
+            raise RateLimited(
+                "the delivery host answered 429",
+                retry_after=asked_wait(Reply(429, dict(response.headers))),
+            )
         if response.status_code != 200:
             raise _NotServed(response.status_code)
         declared = response.headers.get("content-length", "")

@@ -1,8 +1,8 @@
 """Which hosts may be talked to, with or without the key. Pure functions.
 
 The key goes to the configured API root and nowhere else. Outputs are fetched without it, over
-https, from public hosts; only while the API root itself is on this machine (the simulator) may
-they come from this machine.
+https, from public addresses, or only from the hosts that a setting names; only while the API root
+itself is on this machine (the simulator) may they come from this machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from urllib.parse import quote, urlsplit, urlunsplit
+from collections.abc import Collection
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from prefect_cometapi.errors import ConfigurationError, InvalidInput, OutputRefused
 
@@ -112,16 +113,21 @@ def cancel_url(api_root: str, prediction_id: str) -> str:
     return f"{query_url(api_root, prediction_id)}/cancel"
 
 
-def check_download(url: str, api_root: str) -> str:
+def check_download(url: str, api_root: str, delivery_hosts: Collection[str] = ()) -> str:
     """Return `url` if an output may be fetched from it, else raise `OutputRefused`.
+
+    What a host name resolves to is a second question: `check_address` answers it.
 
     Args:
         url: What the service (or a redirect) named.
         api_root: The API root in use; its own origin is always allowed, which is how a
             simulator serves its files.
+        delivery_hosts: The only other hosts that are allowed, with their subdomains; none for
+            every public host.
 
     Raises:
-        OutputRefused: Not https, a name or password in it, or a host that is not public.
+        OutputRefused: Not https, a name or password in it, or a host that is not public or not
+            among `delivery_hosts`.
     """
     try:
         parts = urlsplit(url)
@@ -129,23 +135,95 @@ def check_download(url: str, api_root: str) -> str:
     except ValueError:
         raise OutputRefused("The service named an output URL that can not be read.") from None
     shown = redact(url)
-    root = urlsplit(api_root)
     if not host or "@" in parts.netloc or not _is_plain_host(host):
         raise OutputRefused(f"Will not fetch {shown}: it is no plain URL of a host.")
-    if (parts.scheme, parts.netloc.lower()) == (root.scheme, root.netloc):
+    if is_configured(url, api_root):
         return url
     if is_loopback(host):
-        if parts.scheme in ("http", "https") and is_loopback(root.hostname or ""):
-            return url
         raise OutputRefused(
             f"Will not fetch {shown}: outputs come from this machine only with the simulator."
         )
     if parts.scheme != "https":
         raise OutputRefused(f"Will not fetch {shown}: outputs are fetched over https only.")
-    address = _address(host)
-    if address is not None and not address.is_global:
-        raise OutputRefused(f"Will not fetch {shown}: {address} is not a public address.")
+    if delivery_hosts and not _is_among(host, delivery_hosts):
+        raise OutputRefused(
+            f"Will not fetch {shown}: outputs are fetched from {', '.join(delivery_hosts)} only. "
+            "If it is a host of the service, add it to "
+            "PREFECT_INTEGRATIONS_COMETAPI_DELIVERY_HOSTS."
+        )
+    if _address(host) is not None:
+        check_address(host, shown)
     return url
+
+
+def is_configured(url: str, api_root: str) -> bool:
+    """True where the user's own settings name the place that the plain `url` leads to.
+
+    That is the API root's origin, and with an API root on this machine all of this machine.
+    """
+    parts, root = urlsplit(url), urlsplit(api_root)
+    if _origin(parts) == _origin(root):
+        return True
+    return (
+        parts.scheme in _DEFAULT_PORTS
+        and is_loopback(parts.hostname or "")
+        and is_loopback(root.hostname or "")
+    )
+
+
+def check_address(address: str, shown: str) -> str:
+    """Return `address` if outputs may be fetched from it, else raise `OutputRefused`.
+
+    Args:
+        address: An IP address, such as a host name was resolved to.
+        shown: What is to be fetched, for the message.
+
+    Raises:
+        OutputRefused: It is private, link-local (where clouds keep their credentials), shared,
+            multicast or reserved, also where it is wrapped into an IPv6 address.
+    """
+    found = _address(address)
+    if found is None or not _is_public(found):
+        raise OutputRefused(f"Will not fetch {shown}: its address {address} is not a public one.")
+    return address
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read a list of host names, such as `replicate.delivery, *.example.com`.
+
+    Returns:
+        The names in lower case, without `*.` or `.` before and `.` behind them.
+
+    Raises:
+        ConfigurationError: An entry is no host name, or the list has commas and nothing else.
+    """
+    entries = [entry for each in text.split(",") if (entry := strip_around(each))]
+    hosts = []
+    for entry in entries:
+        host = re.sub(r"^(\*\.|\.)", "", entry.lower()).removesuffix(".")
+        if not _HOST.fullmatch(host) or len(host) > 253 or _address(host) is not None:
+            # A password or a signature that was pasted along is not repeated.
+            shown = "An entry" if re.search(r"[@?#]", entry) else _shown(entry)
+            raise ConfigurationError(
+                f"{shown} is not a host name; one is written files.example.com, without scheme, "
+                "port or path, and its subdomains are included."
+            )
+        hosts.append(host)
+    if strip_around(text) and not hosts:
+        raise ConfigurationError("It names no host; leave it empty to allow every public host.")
+    return tuple(hosts)
+
+
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
+
+
+def _is_among(host: str, hosts: Collection[str]) -> bool:
+    host = host.lower().removesuffix(".")
+    return any(host == each or host.endswith(f".{each}") for each in hosts)
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 def redact(url: str) -> str:
@@ -176,7 +254,10 @@ def _is_plain_host(host: str) -> bool:
     return host.isascii() and "%" not in host
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(host: str) -> _Address | None:
     """The address that `host` spells, also in the short forms that the C library accepts."""
     host = host.rstrip(".")
     try:
@@ -187,14 +268,38 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         except (OSError, UnicodeError):
             return None
     if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        return address.ipv4_mapped or address.sixtofour or address
+        return address.ipv4_mapped or address
     return address
+
+
+def _is_public(address: _Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return _is_public(inner)
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not any(address in network for network in _SPECIAL)
+    )
 
 
 #: IPv4 addresses behind a translator (RFC 6052).
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: All that is handed out of IPv6 (RFC 4291). Beside it: link-local, site-local, translators, …
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+#: What `is_global` lets pass, depending on the version of Python.
+_SPECIAL = (
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's host, seen from its machines only
+    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; a cloud's metadata service
+    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays, given up
+    ipaddress.IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    ipaddress.IPv6Network("3fff::/20"),  # documentation
+)
 
 
 def _shown(value: object) -> str:

@@ -22,7 +22,7 @@ from prefect_cometapi.errors import CometAPIError, OutputError, SubmissionInDoub
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.simulator import FAULTS
-from prefect_cometapi.storage import Folder
+from prefect_cometapi.stores import Folder
 from tests.servers import (
     BOAT,
     ID,

@@ -7,14 +7,14 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from prefect_cometapi import portal, simulator
+from prefect_cometapi import pacing, portal, simulator
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import (
     InvalidInput,
@@ -27,7 +27,7 @@ from prefect_cometapi.errors import (
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.simulator import FAULTS, Simulator
-from prefect_cometapi.storage import Folder
+from prefect_cometapi.stores import Folder
 from tests.servers import BOAT, ID, MODEL, PNG, Answer, Request, client_for, serve
 
 SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
@@ -339,6 +339,88 @@ async def test_a_fault_that_stays_is_told_and_leaves_nothing(
             sim.clear_faults()  # and calling again is all it takes
             monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "20")
             assert len(await save(made, tmp_path)) == 1
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of hundredths of a second."""
+    monkeypatch.setattr(pacing, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(pacing, "RETRY_MAX", 0.02)
+
+
+def in_turn(*answers: Answer) -> Callable[[Request], Answer]:
+    """A handler that gives one answer after another, and the last one for ever."""
+    left = list(answers)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+PASSING = [Answer(500), Answer(502), Answer(503), Answer(429), Answer(end="drop")]
+REFUSED = [Answer(401), Answer(403), Answer(404), Answer(410), Answer(418), Answer(200, b"")]
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+@pytest.mark.parametrize("trouble", PASSING, ids=lambda answer: f"{answer.status} {answer.end}")
+async def test_trouble_that_passes_is_waited_out_while_the_output_is_there(
+    trouble: Answer, tmp_path: Path
+) -> None:
+    with serve(in_turn(*[trouble] * 30, Answer(200, PNG))) as server:
+        assert len(await save(made_of(server.url, server.url), tmp_path)) == 1
+        assert len(server.requests) == 31
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+@pytest.mark.parametrize("trouble", PASSING, ids=lambda answer: f"{answer.status} {answer.end}")
+async def test_trouble_that_stays_is_given_up_when_the_time_is_up(
+    trouble: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "0.5")
+    with serve(lambda _: trouble) as server:
+        started = time.monotonic()
+        with pytest.raises(OutputUnavailable, match="could not be fetched"):
+            await save(made_of(server.url, server.url), tmp_path)
+        assert 0.3 < time.monotonic() - started < 3
+        assert len(server.requests) > 8
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+@pytest.mark.parametrize("refusal", REFUSED, ids=lambda answer: str(answer.status))
+async def test_a_refusal_is_asked_for_three_times_whatever_trouble_there_was(
+    refusal: Answer, tmp_path: Path
+) -> None:
+    with serve(lambda _: refusal) as server:
+        with pytest.raises(OutputError):
+            await save(made_of(server.url, server.url), tmp_path)
+        assert len(server.requests) == 3
+    trouble = [Answer(503)] * 5
+    with serve(in_turn(*trouble, refusal, *trouble, refusal, Answer(200, PNG))) as server:
+        assert len(await save(made_of(server.url, server.url), tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+async def test_a_delivery_host_that_asks_to_wait_is_waited_for(tmp_path: Path) -> None:
+    busy = Answer(429, b"", {"retry-after": "1"})
+    with serve(in_turn(busy, Answer(200, PNG))) as server:
+        started = time.monotonic()
+        assert len(await save(made_of(server.url, server.url), tmp_path)) == 1
+        assert 1 <= time.monotonic() - started < 3
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+@pytest.mark.parametrize(("cap", "requests"), [("0.05", 2), ("60", 1)])
+async def test_a_wait_is_capped_and_one_that_is_longer_than_the_time_left_is_not_begun(
+    cap: str, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SETTING + "RETRY_AFTER_CAP", cap)
+    busy = Answer(429, b"", {"retry-after": "30"})
+    with serve(in_turn(busy, Answer(200, PNG))) as server:
+        started = time.monotonic()
+        if requests == 2:
+            await save(made_of(server.url, server.url), tmp_path)
+        else:
+            with pytest.raises(OutputUnavailable, match="answered 429"):
+                await save(made_of(server.url, server.url), tmp_path)
+        assert time.monotonic() - started < 2
+        assert len(server.requests) == requests
 
 
 async def test_an_error_is_not_its_own_cause(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from prefect_cometapi import simulator
 from prefect_cometapi.errors import CometAPIError, NeverDelivered, SubmissionInDoubt
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.portal import acall
-from prefect_cometapi.storage import Folder
+from prefect_cometapi.stores import Folder
 from tests.servers import (
     BOAT,
     ID,
