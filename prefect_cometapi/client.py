@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from logging import getLogger
 from random import Random
@@ -20,7 +19,7 @@ import httpx
 from pydantic import SecretStr
 
 from prefect_cometapi import portal, urls, wire
-from prefect_cometapi.connections import Connections, connections
+from prefect_cometapi.connections import Connections, connections, downloader
 from prefect_cometapi.errors import (
     AccountError,
     NeverDelivered,
@@ -32,9 +31,9 @@ from prefect_cometapi.errors import (
     SubmissionInDoubt,
     UnknownOutcome,
 )
-from prefect_cometapi.failures import Call, Reply, Step, asked_wait, next_step
+from prefect_cometapi.failures import Call, Reply, Step, asked_wait, is_trouble, next_step
 from prefect_cometapi.models import Cancellation, Prediction
-from prefect_cometapi.pacing import retry_delay
+from prefect_cometapi.pacing import BRAKE_DEFAULT, BUDGET_LOOK, retry_delay
 from prefect_cometapi.portal import on_background_loop
 from prefect_cometapi.settings import CometAPISettings
 
@@ -47,8 +46,6 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 #: A cancel is best effort and must not hold up a run that is being stopped, in seconds.
 CANCEL_TIMEOUT = 10.0
 MAX_REDIRECTS = 5
-#: How long everything holds back after a 429 that names no time, in seconds.
-BRAKE_DEFAULT = 1.0
 
 _random = Random()  # noqa: S311 - spreads requests out, guards nothing
 
@@ -113,12 +110,22 @@ class CometAPIClient:
             SubmissionInDoubt: It may have been accepted. It is not sent again.
             RequestError: It was not accepted.
         """
+        paid: list[Prediction] = []
 
         async def plainly(post: Callable[[], Awaitable[Prediction]]) -> Prediction:
-            return await post()
+            paid.append(await post())
+            return paid[0]
 
         try:
             return await self.submit(model, input, plainly)
+        except asyncio.CancelledError:
+            for prediction in paid:
+                self.notify(
+                    f"Interrupted just after prediction {prediction.id} of {model} was created and "
+                    "paid for. It goes on, and can be collected: "
+                    f'poll_prediction(credentials, "{prediction.id}").'
+                )
+            raise
         except UnknownOutcome as error:
             raise SubmissionInDoubt(
                 f"{maybe_accepted(model, error)} Look for it in the vendor's dashboard before you "
@@ -141,37 +148,26 @@ class CometAPIClient:
         """
         url, wires = urls.create_url(self.api_root, model), self._wires()
         body = wire.encode_create(input)
-        paid: list[Prediction] = []
 
         async def post() -> Prediction:
             sent_at = datetime.now(UTC)
             reply = await self._exchange("POST", url, self.settings.create_timeout, body)
-            paid.append(
-                wire.parse_create(
-                    reply, api_root=self.api_root, model=model, input=input, submitted_at=sent_at
-                )
+            prediction = wire.parse_create(
+                reply, api_root=self.api_root, model=model, input=input, submitted_at=sent_at
             )
-            return paid[0]
+            wires.budgets[self.api_root][0].repay(time.monotonic())
+            return prediction
 
         async def attempt() -> Prediction:
             async with wires.turn(self.api_root, wires.create_gate):
                 return await portal.uninterrupted(around(post))
 
-        try:
-            return await self._repeat(
-                attempt,
-                Call.CREATE,
-                f"the create of a prediction of {model}",
-                submit_timeout=self.settings.submit_timeout,
-            )
-        except asyncio.CancelledError:
-            for prediction in paid:
-                self.notify(
-                    f"Interrupted just after prediction {prediction.id} of {model} was created and "
-                    "paid for. It goes on, and can be collected: "
-                    f'poll_prediction(credentials, "{prediction.id}").'
-                )
-            raise
+        return await self._repeat(
+            attempt,
+            Call.CREATE,
+            f"the create of a prediction of {model}",
+            submit_timeout=self.settings.submit_timeout,
+        )
 
     def get_prediction(self, prediction_id: str, *, model: str = "") -> Prediction:
         """Ask for a prediction's state; see `aget_prediction`."""
@@ -191,19 +187,29 @@ class CometAPIClient:
             f"the query of prediction {prediction_id}",
         )
 
-    async def query(self, prediction_id: str, *, model: str = "") -> Prediction:
+    async def query(
+        self, prediction_id: str, *, model: str = "", again: bool = False
+    ) -> Prediction:
         """Ask for a prediction's state once. "Nothing to tell yet" reads as `starting`.
+
+        With `again`, which is for after a failure that `is_trouble`, it waits for the retry budget
+        of the process first, however long that takes: the deadline is the caller's.
 
         Raises:
             RequestError: Classified; `failures.next_step` says what to do about it.
         """
-        url = urls.query_url(self.api_root, prediction_id)
-        wires = self._wires()
+        url, wires = urls.query_url(self.api_root, prediction_id), self._wires()
+        if again:
+            await self._spend(None)
         async with wires.turn(self.api_root, wires.gate):
             reply = await self._exchange("GET", url, self.settings.query_timeout)
-        return wire.parse_query(
+        seen = wire.parse_query(
             reply, api_root=self.api_root, prediction_id=prediction_id, model=model
-        ) or Prediction(id=prediction_id, model=model, status="starting", api_root=self.api_root)
+        )
+        wires.budgets[self.api_root][0].repay(time.monotonic())
+        return seen or Prediction(
+            id=prediction_id, model=model, status="starting", api_root=self.api_root
+        )
 
     def cancel_prediction(self, prediction_id: str, *, model: str = "") -> Cancellation:
         """Ask the service to cancel a prediction; see `acancel_prediction`."""
@@ -261,29 +267,24 @@ class CometAPIClient:
         Each redirect is checked like the first URL, and there are at most five.
 
         Raises:
-            OutputRefused: A URL that may not be fetched, or too many redirects.
+            OutputRefused: A URL or address that may not be fetched, or too many redirects.
             httpx.HTTPError: The host could not be reached, or was lost on the way.
         """
         for _ in range(MAX_REDIRECTS + 1):
-            target = urls.check_download(url, self.api_root)
-            try:
-                httpx.URL(target)
-            except httpx.InvalidURL as error:
-                raise OutputRefused(f"Will not fetch {urls.redact(url)}: {error}.") from None
-            http = connections(self.settings, target).downloads
+            http = downloader(self.settings, url, self.api_root)
             # Packed, a file would cost more to check than it saves on the way.
-            async with http.stream(
-                "GET", target, headers={"accept-encoding": "identity"}
-            ) as response:
+            async with http.stream("GET", url, headers={"accept-encoding": "identity"}) as response:
                 if not response.has_redirect_location:
                     yield response
                     return
                 url = str(response.url.join(response.headers["location"]))
         raise OutputRefused(f"{urls.redact(url)} redirects more than {MAX_REDIRECTS} times.")
 
-    def download_turn(self) -> asyncio.Semaphore:
-        """The gate on downloads: `async with` it around one attempt."""
-        return self._wires().download_gate
+    def download_turn(
+        self, expires_at: datetime | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """A place among the downloads, for one attempt: what expires first gets the next one."""
+        return self._wires().download_gate.turn(expires_at)
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -305,17 +306,30 @@ class CometAPIClient:
                 if next_step(call, error) is not Step.SEND_AGAIN:
                     raise
                 limited = isinstance(error, RateLimited) and submit_timeout is not None
-                budget = submit_timeout if limited else self.settings.reconnect_timeout
+                patience = submit_timeout if limited else self.settings.reconnect_timeout
+                deadline = started + (patience or 0.0)
                 pause = self.pause_after(error, failures)
-                if time.monotonic() + pause > started + (budget or 0.0):
+                if time.monotonic() + pause > deadline:
                     raise
                 self.notify(f"Trying {what} again in {pause:.1f} s. {error}")
                 await asyncio.sleep(pause)
+                if is_trouble(error) and not await self._spend(deadline - time.monotonic()):
+                    raise
 
     def pause_after(self, error: Exception, failures: int) -> float:
         """Seconds to wait before the request is sent again that `error` came of."""
         asked = error.retry_after if isinstance(error, RateLimited) else None
         return retry_delay(failures, _random, asked=asked, cap=self.settings.retry_after_cap)
+
+    async def _spend(self, seconds: float | None) -> bool:
+        """Wait in line until the budget lets a request be sent again; False if not in time."""
+        budget, line = self._wires().budgets[self.api_root]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), line:
+                while (wait := budget.take(time.monotonic())) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(min(wait, BUDGET_LOOK))
+                return True
+        return False
 
     async def _exchange(
         self, method: str, url: str, seconds: float, content: bytes | None = None
@@ -324,12 +338,8 @@ class CometAPIClient:
         wires = self._wires()
         # Never in a plain variable, which tracebacks with local variables would show; the repr of
         # httpx.Headers hides it.
-        headers = httpx.Headers(
-            {
-                "authorization": f"Bearer {self._api_key.get_secret_value()}",
-                "accept": "application/json",
-            }
-        )
+        headers = httpx.Headers({"accept": "application/json"})
+        headers["authorization"] = f"Bearer {self._api_key.get_secret_value()}"
         if content is not None:
             headers["content-type"] = "application/json"
         http = wires.queries if content is None else wires.creates
@@ -349,16 +359,17 @@ class CometAPIClient:
             ):
                 body = await _read(response)
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
             if not sent:
                 raise NeverDelivered(
                     f"{self.api_root} could not be reached, so nothing was sent ("
-                    f"{_describe(error)}). Check the network, the proxy settings and the base URL."
+                    f"{reason}). Check the network, the proxy settings and the base URL."
                 ) from None
             raise UnknownOutcome(
-                f"The request was sent to {self.api_root}, but no usable reply came "
-                f"({_describe(error)})."
+                f"The request was sent to {self.api_root}, but no usable reply came ({reason})."
             ) from None
-        reply = _without(self._api_key, Reply(response.status_code, dict(response.headers), body))
+        reply = Reply(response.status_code, dict(response.headers), body)
+        reply = reply.without(self._api_key.get_secret_value())
         if reply.status == 429:
             asked = asked_wait(reply)
             pause = BRAKE_DEFAULT if asked is None else min(asked, self.settings.retry_after_cap)
@@ -385,16 +396,3 @@ async def _read(response: httpx.Response) -> bytes:
         if len(body) > MAX_REPLY_BYTES:
             raise httpx.StreamError(f"the reply is larger than {MAX_REPLY_BYTES} bytes")
     return bytes(body)
-
-
-def _without(secret: SecretStr, reply: Reply) -> Reply:
-    """The reply without the key, which some gateways repeat in an error."""
-    key = secret.get_secret_value()
-    if len(key) < 8 or (key.encode() not in reply.body and key not in str(reply.headers)):
-        return reply  # a shorter one is nobody's real key, and may well be a part of other words
-    headers = {name: value.replace(key, "***") for name, value in reply.headers.items()}
-    return replace(reply, headers=headers, body=reply.body.replace(key.encode(), b"***"))
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum
@@ -75,6 +75,16 @@ def next_step(call: Call, error: RequestError, *, age: float = math.inf) -> Step
             return Step.SEND_AGAIN if call is Call.QUERY else Step.RAISE
 
 
+def is_trouble(error: Exception) -> bool:
+    """True where the service, or the way to it, is in trouble: sending again adds to its load.
+
+    Not after a 429, where the service itself says when to come back, and not where it answered
+    that it does not know the prediction (yet).
+    """
+    calm = RateLimited | PredictionNotFound
+    return isinstance(error, RequestError) and not isinstance(error, calm)
+
+
 @dataclass(frozen=True)
 class Reply:
     """A reply as it arrived."""
@@ -100,6 +110,22 @@ class Reply:
     def header(self, name: str) -> str | None:
         """A header by its lower-case name."""
         return next((v for k, v in self.headers.items() if k.lower() == name), None)
+
+    @property
+    def server_time(self) -> datetime:
+        """When it was sent by the server's own clock; by this machine's where it does not say."""
+        try:
+            return _utc(parsedate_to_datetime(self.header("date") or ""))
+        except (ValueError, OverflowError):
+            return self.received_at
+
+    def without(self, secret: str) -> Reply:
+        """The same without a secret, which some gateways repeat in an error."""
+        known = len(secret) >= 8  # a shorter one is nobody's, and may well be a part of other words
+        if not known or (secret.encode() not in self.body and secret not in str(self.headers)):
+            return self
+        headers = {name: value.replace(secret, "***") for name, value in self.headers.items()}
+        return replace(self, headers=headers, body=self.body.replace(secret.encode(), b"***"))
 
     @property
     def is_html(self) -> bool:
@@ -191,12 +217,13 @@ def asked_wait(reply: Reply) -> float | None:
     """Seconds that a 429 asks to wait, by the longest of the forms it is written in.
 
     A `Retry-After` header in seconds or as a date, a `ratelimit-reset` header, `retry_after` in
-    the body, or "resets in ~5s" in its words. None where it names none.
+    the body, or "resets in ~5s" in its words. None where it names none. A moment is compared with
+    the server's own clock: this machine's may be hours off.
     """
     body = reply.json
     found = [
-        _seconds_or_date(reply.header("retry-after"), reply.received_at),
-        _seconds_or_epoch(reply.header("ratelimit-reset"), reply.received_at),
+        _seconds_or_date(reply.header("retry-after"), reply.server_time),
+        _seconds_or_epoch(reply.header("ratelimit-reset"), reply.server_time),
     ]
     if isinstance(body, dict):
         inner = body.get("error")
@@ -275,11 +302,14 @@ def _seconds_or_date(value: str | None, now: datetime) -> float | None:
     if (seconds := _number(value)) is not None:
         return seconds
     try:
-        date = parsedate_to_datetime(value)
+        date = _utc(parsedate_to_datetime(value))
     except (ValueError, OverflowError):
         return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - now).total_seconds())
+
+
+def _utc(date: datetime) -> datetime:
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _seconds_or_epoch(value: str | None, now: datetime) -> float | None:

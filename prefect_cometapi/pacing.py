@@ -20,6 +20,21 @@ JITTER = 0.1
 RETRY_FIRST = 0.5
 RETRY_MAX = 20.0
 
+#: Requests that may be sent again at once after a quiet time: all that are in flight by default,
+#: so that one lost gateway or connection pool is got over without anybody noticing.
+BUDGET_BURST = 20.0
+#: Requests a second that may be sent again while none succeeds: enough to see within a second
+#: that an outage is over, and 300 in five minutes, however many predictions wait.
+BUDGET_REFILL = 1.0
+#: What a success pays back. Above 1, so that each lets more than one go and the flow doubles with
+#: every round trip; at 2, the budget is felt only while more than half of the requests fail.
+BUDGET_PAYBACK = 2.0
+#: How often, in seconds, the first in line looks whether a success has filled the budget.
+BUDGET_LOOK = 0.1
+
+#: How long everything holds back after a 429 that names no time, in seconds.
+BRAKE_DEFAULT = 1.0
+
 
 def poll_delay(
     age: float,
@@ -68,3 +83,33 @@ class Brake:
     def wait(self, now: float) -> float:
         """Seconds that a request has to wait from `now`."""
         return max(0.0, self.until - now)
+
+
+@dataclass
+class RetryBudget:
+    """What the process may spend on sending requests again, so that an outage is not multiplied.
+
+    First attempts cost nothing, so a healthy process never meets it. Times are of any monotonic
+    clock, in seconds.
+    """
+
+    left: float = BUDGET_BURST
+    _updated: float = -math.inf
+
+    def take(self, now: float) -> float:
+        """Take what one request costs; or the seconds until there is enough, and nothing taken."""
+        self._refill(now)
+        if self.left < 1.0 - 1e-6:  # sums of fractions never quite get there
+            return (1.0 - self.left) / BUDGET_REFILL
+        self.left -= 1.0
+        return 0.0
+
+    def repay(self, now: float) -> None:
+        """A request has succeeded, so the service can take more."""
+        self._refill(now)
+        self.left = min(BUDGET_BURST, self.left + BUDGET_PAYBACK)
+
+    def _refill(self, now: float) -> None:
+        passed = max(0.0, now - self._updated)
+        self._updated = max(self._updated, now)
+        self.left = min(BUDGET_BURST, self.left + passed * BUDGET_REFILL)
