@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PrivateAttr,
+    SecretStr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from prefect_cometapi import portal
 from prefect_cometapi.client import CometAPIClient
-from prefect_cometapi.errors import MissingAPIKey
+from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
 from prefect_cometapi.settings import WAYS_TO_SET_A_KEY, clean_api_key, load_settings
 from prefect_cometapi.urls import DEFAULT_API_ROOT, parse_api_root
 
@@ -20,9 +33,14 @@ LOGO_URL = HttpUrl(
     "https://raw.githubusercontent.com/prefect-cometapi/prefect-cometapi/main/docs/logo.png"
 )
 
+_Content = tuple[SecretStr, str, bool]
+
 
 class CometAPICredentials(CredentialsBlock):
     """Stores a CometAPI key, and the API root that it may be sent to.
+
+    Other processes (Dask, a process pool, `.delay()`) are sent a reference, never the key: the
+    name of a saved block, or "from the environment". Other credentials can not be sent there.
 
     Example:
         Load saved credentials and make a picture:
@@ -71,6 +89,9 @@ class CometAPICredentials(CredentialsBlock):
         ),
     )
 
+    # Where the same content can be read again: the block's name, or None for the environment.
+    _source: tuple[str | None, _Content] | None = PrivateAttr(None)
+
     @field_validator("api_key", mode="after")
     @classmethod
     def _clean_key(cls, value: SecretStr) -> SecretStr:
@@ -100,7 +121,10 @@ class CometAPICredentials(CredentialsBlock):
         values = {"api_key": settings.api_key, "base_url": settings.base_url} | overrides
         # Here it is said plainly; from a validator it would come wrapped in pydantic's words.
         parse_api_root(values["base_url"], allow_insecure=values.get("allow_insecure", False))
-        return cls(**values)
+        made = cls(**values)
+        if not overrides:
+            made._source = (None, made._content())
+        return made
 
     def get_client(self) -> CometAPIClient:
         """A client for calls without Prefect's tasks, such as `client.get_prediction(id)`.
@@ -111,3 +135,68 @@ class CometAPICredentials(CredentialsBlock):
         return CometAPIClient(
             self.base_url, self.api_key, load_settings(), allow_insecure=self.allow_insecure
         )
+
+    # --- other processes ----------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_block_document_name":  # Prefect sets it wherever it loads or saves a block
+            self._source = (value, self._content()) if value else None
+
+    def __reduce__(self) -> tuple[Callable[..., CometAPICredentials], tuple[Any, ...]]:
+        """Pickle a reference; copies are made by pydantic and do not come here."""
+        if self._source is None or self._source[1] != self._content():
+            raise ConfigurationError(
+                "These CometAPI credentials can not be sent to another process (Dask, a process "
+                "pool, .delay(), a stored result), because their key would be written there: they "
+                "were made or changed in code. Save them as a block, "
+                'credentials.save("default"), and pass CometAPICredentials.load("default"); or '
+                "set COMETAPI_KEY in both processes, and pass CometAPICredentials.from_env()."
+            )
+        name = self._source[0]
+        if name is None:
+            return _from_environment, (type(self), self.base_url)
+        return _from_block, (type(self), name)
+
+    @model_serializer(mode="wrap")
+    def ser_model(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        """Give the key to a block document only, which Prefect dumps by alias.
+
+        It asks for secrets as well where it sends a run's parameters along to other processes.
+        """
+        dumped = super().ser_model(handler, info)
+        with_secrets = (info.context or {}).get("include_secrets") and not info.by_alias
+        if with_secrets and "api_key" in dumped:
+            dumped["api_key"] = str(self.api_key)
+        return dumped
+
+    def _content(self) -> _Content:
+        return self.api_key, self.base_url, self.allow_insecure
+
+
+def _from_block(cls: type[CometAPICredentials], name: str) -> CometAPICredentials:
+    try:
+        loaded: CometAPICredentials = portal.call(cls.aload, name)
+        return loaded
+    except Exception as error:
+        raise ConfigurationError(
+            f'The credentials block "{name}", which was sent here by its name, can not be loaded: '
+            f"{error} PREFECT_API_URL must lead this process to the server that has the block."
+        ) from error
+
+
+def _from_environment(cls: type[CometAPICredentials], base_url: str) -> CometAPICredentials:
+    try:
+        made = cls.from_env()
+    except MissingAPIKey as error:
+        raise MissingAPIKey(
+            "Credentials of CometAPICredentials.from_env() were sent to this process, as a "
+            f"reference to its own environment. {error}"
+        ) from None
+    if made.base_url != base_url:
+        raise ConfigurationError(
+            f"These credentials were read from an environment whose base URL is {base_url}, and "
+            f"sent to a process whose environment says {made.base_url}. Set COMETAPI_BASE_URL to "
+            "the same in both, or save the credentials as a block and pass that."
+        )
+    return made
