@@ -40,6 +40,7 @@ from prefect_cometapi import (
     InvalidInput,
     UnknownOutcome,
     agenerate,
+    cancel_predictions,
     simulator,
 )
 from prefect_cometapi.settings import load_settings
@@ -54,7 +55,7 @@ RUNS: list[str] = []
 AT_ONCE = 16
 
 
-@flow(name="quickstart")
+@flow(name="quickstart", on_cancellation=[cancel_predictions], on_crashed=[cancel_predictions])
 async def quickstart(
     prompts: str = "flows/prompts.txt",
     model: str = MODEL,
@@ -260,10 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             state: State[Any] = asyncio.run(run(simulate=simulate, **options))
         except KeyboardInterrupt:
-            print("Interrupted. What is saved stays; what was created goes on, and is billed.")
+            print("Interrupted. What is saved stays; what was running was canceled, see above.")
             if RUNS and not simulate:
                 same = options["scope"] or f"flow-run:{RUNS[0]}"
-                print(f"To go on with it instead of paying again, within the hour: --scope {same}")
+                print(f"To go on without paying twice for what is done: --scope {same}")
             return 130
         except Exception as error:  # Prefect's server: everything else is told by the state
             print(f"Prefect could not run the flow: {error}", file=sys.stderr)

@@ -1,11 +1,14 @@
 """Every public name of the package; `prefect_cometapi` itself imports this on first use."""
 
 from prefect_cometapi.client import CometAPIClient
+from prefect_cometapi.collection import acollect_predictions, collect_predictions
 from prefect_cometapi.credentials import CometAPICredentials
+from prefect_cometapi.decisions import Did, LedgerEntry, LedgerReport, RecordResult
 from prefect_cometapi.errors import (
     AccountError,
     CometAPIError,
     ConfigurationError,
+    ContentRefused,
     InputRejected,
     InvalidInput,
     LedgerError,
@@ -29,7 +32,10 @@ from prefect_cometapi.errors import (
     SubmissionInDoubt,
     UnknownOutcome,
 )
+from prefect_cometapi.generate_tasks import agenerate, generate
+from prefect_cometapi.hooks import cancel_predictions
 from prefect_cometapi.jobs import PredictionJob, PredictionRun
+from prefect_cometapi.ledger import Outcome, Record, Standing
 from prefect_cometapi.models import (
     Cancellation,
     Generation,
@@ -37,17 +43,27 @@ from prefect_cometapi.models import (
     PredictionStatus,
     SavedFile,
 )
+from prefect_cometapi.operations import (
+    aabandon_predictions,
+    aadopt_prediction,
+    abandon_predictions,
+    adopt_prediction,
+    alist_records,
+    aprune_records,
+    aresubmit_predictions,
+    list_records,
+    prune_records,
+    resubmit_predictions,
+)
 from prefect_cometapi.settings import CometAPISettings
 from prefect_cometapi.tasks import (
     acancel_prediction,
     acreate_prediction,
-    agenerate,
     aget_prediction,
     apoll_prediction,
     asave_outputs,
     cancel_prediction,
     create_prediction,
-    generate,
     get_prediction,
     poll_prediction,
     save_outputs,
@@ -61,13 +77,18 @@ __all__ = [
     "CometAPIError",
     "CometAPISettings",
     "ConfigurationError",
+    "ContentRefused",
+    "Did",
     "Generation",
     "InputRejected",
     "InvalidInput",
+    "LedgerEntry",
     "LedgerError",
+    "LedgerReport",
     "MissingAPIKey",
     "ModelNotFound",
     "NeverDelivered",
+    "Outcome",
     "OutputDamaged",
     "OutputError",
     "OutputExpired",
@@ -83,22 +104,38 @@ __all__ = [
     "PredictionStatus",
     "PredictionTimeout",
     "RateLimited",
+    "Record",
+    "RecordResult",
     "RequestError",
     "RequestRejected",
     "SavedFile",
+    "Standing",
     "StorageError",
     "SubmissionInDoubt",
     "UnknownOutcome",
+    "aabandon_predictions",
+    "aadopt_prediction",
+    "abandon_predictions",
     "acancel_prediction",
+    "acollect_predictions",
     "acreate_prediction",
+    "adopt_prediction",
     "agenerate",
     "aget_prediction",
+    "alist_records",
     "apoll_prediction",
+    "aprune_records",
+    "aresubmit_predictions",
     "asave_outputs",
     "cancel_prediction",
+    "cancel_predictions",
+    "collect_predictions",
     "create_prediction",
     "generate",
     "get_prediction",
+    "list_records",
     "poll_prediction",
+    "prune_records",
+    "resubmit_predictions",
     "save_outputs",
 ]

@@ -17,6 +17,7 @@
     ├── SubmissionInDoubt           a create may have been accepted and paid for; its id is lost
     ├── PredictionError             the prediction itself did not succeed
     │   ├── PredictionFailed        failed or aborted, with the service's reason
+    │   │   └── ContentRefused      by the service's filter of contents
     │   ├── PredictionCanceled      somebody canceled it
     │   └── PredictionTimeout       not finished at the deadline; still running and collectable
     └── OutputError                 the prediction succeeded, its files could not be brought home
@@ -134,7 +135,14 @@ class SubmissionInDoubt(CometAPIError):
     """A create was sent and may have been accepted and paid for, but its id is not known.
 
     It is never sent again unasked, because every accepted create costs money.
+
+    Attributes:
+        record_key: Its record in the ledger, for the commands of `ledger`; None without one.
     """
+
+    def __init__(self, message: str, *, record_key: str | None = None) -> None:
+        super().__init__(message)
+        self.record_key = record_key
 
 
 class PredictionError(CometAPIError):
@@ -151,6 +159,10 @@ class PredictionError(CometAPIError):
 
 class PredictionFailed(PredictionError):
     """The prediction ended as failed or aborted."""
+
+
+class ContentRefused(PredictionFailed):
+    """The service's filter refused the prompt or the result; the same again is not tried."""
 
 
 class PredictionCanceled(PredictionError):

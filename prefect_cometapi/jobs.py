@@ -13,10 +13,10 @@ from pydantic import Field, field_validator
 
 from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.credentials import DOCUMENTATION_URL, LOGO_URL, CometAPICredentials
-from prefect_cometapi.ledger import current_scope
 from prefect_cometapi.models import Generation, Prediction
 from prefect_cometapi.reports import RunLog
 from prefect_cometapi.storage import check_prefix, check_writable
+from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_model
 
 T = TypeVar("T")
@@ -103,16 +103,38 @@ class PredictionJob(JobBlock[Generation]):
         return check_prefix(value)
 
     # Typed Any: it is a PredictionRun in sync code and an awaitable of one in async code.
-    def trigger(self, input: dict[str, Any] | None = None, sample: int = 0) -> Any:
+    def trigger(
+        self,
+        input: dict[str, Any] | None = None,
+        sample: int = 0,
+        *,
+        scope: str | None = None,
+        key: str | None = None,
+        on_in_doubt: OnInDoubt = "raise",
+    ) -> Any:
         """Create the prediction; `await` it in async code. See `atrigger`."""
-        return _dispatch(self.atrigger, input, sample)
+        return _dispatch(
+            lambda: self.atrigger(input, sample, scope=scope, key=key, on_in_doubt=on_in_doubt)
+        )
 
-    async def atrigger(self, input: dict[str, Any] | None = None, sample: int = 0) -> PredictionRun:
+    async def atrigger(
+        self,
+        input: dict[str, Any] | None = None,
+        sample: int = 0,
+        *,
+        scope: str | None = None,
+        key: str | None = None,
+        on_in_doubt: OnInDoubt = "raise",
+    ) -> PredictionRun:
         """Check the storage, then create the prediction.
 
         Args:
             input: Parameters that are laid over the stored ones.
-            sample: Tells equal requests of one flow run apart; see `create_prediction`.
+            sample: Tells equal requests of one scope apart; see `create_prediction`, also for the
+                rest.
+            scope: What shares predictions.
+            key: Your own name for the request, in place of the input.
+            on_in_doubt: What to do where a create may or may not have been accepted.
 
         Returns:
             The run, to wait for and to fetch results from.
@@ -122,17 +144,19 @@ class PredictionJob(JobBlock[Generation]):
             CometAPIError: Whatever `create_prediction` raises.
         """
         submission.check_request(self.model, input or {}, sample)
-        merged = self.input | (input or {})
-        submission.check_request(self.model, merged, sample)
-        await check_writable(self.storage, self.prefix)
-        prediction = await submission.submit(
-            self.credentials.get_client(),
-            self.model,
-            merged,
+        order = Order(
+            model=self.model,
+            input=self.input | (input or {}),
             sample=sample,
-            scope=await asyncio.to_thread(current_scope),
-            observer=RunLog(),
+            key=key,
+            scope=scope,
+            on_in_doubt=on_in_doubt,
+            credentials=self.credentials._block_document_name,
         )
+        order.check()
+        await check_writable(self.storage, self.prefix)
+        client = self.credentials.get_client()
+        prediction = await submission.submit(client, order, observer=RunLog())
         return PredictionRun(self, prediction)
 
 

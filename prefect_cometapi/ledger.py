@@ -1,45 +1,63 @@
-"""What was submitted: a record for each create, written before the money is spent.
+"""What was submitted: a record for each create, written before the money is spent. Pure.
 
 The order is: claim and intent in one step, then the POST, once, then the id. A run that comes
 back finds the id and re-attaches; an intent without an id is in doubt. The gap between the
 service's "accepted" and the stored id is detected, not closed: the service has no idempotency key.
 
-Records live on Prefect's server as Variables, because creating one that exists fails: an atomic
-claim that holds across machines and survives a pod's disk.
+Where records live is for `records` to know.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any
 from uuid import uuid4
 
-from prefect import get_client, runtime
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.settings import get_current_settings
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_cometapi.errors import LedgerError, SubmissionInDoubt
-
-T = TypeVar("T")
+from prefect_cometapi.errors import SubmissionInDoubt
+from prefect_cometapi.models import PredictionStatus, SavedFile
 
 SCHEMA = 1
 PREFIX = "cometapi-"
-#: Seconds that one call to the ledger may take.
-CALL_TIMEOUT = 10.0
+#: Longest part of a prompt, or of the service's words, that a record repeats.
+EXCERPT = 120
+#: What a Variable of Prefect's server holds at most, in characters, with some room to spare.
+MAX_RECORD = 4_500
 
-# --- decisions (pure) -------------------------------------------------------------------------
+
+class Outcome(StrEnum):
+    """How the story of a record ended."""
+
+    SAVED = "saved"
+    #: Failed or aborted; the reason is kept.
+    FAILED = "failed"
+    CANCELED = "canceled"
+    #: Canceled because a person stopped the run. Starting it again makes it again.
+    STOPPED = "stopped"
+    #: Its outputs were deleted before they were saved.
+    EXPIRED = "expired"
+    #: A person gave it up: it is not sent again, and not looked for.
+    ABANDONED = "abandoned"
+    #: It stays in doubt, and was allowed to be sent once more, as the next attempt.
+    RESUBMITTED = "resubmitted"
+
+
+class Standing(StrEnum):
+    """What a record says at a moment."""
+
+    SENDING = "being sent"
+    IN_DOUBT = "in doubt"
+    UNSAVED = "paid, not saved"
+    ENDED = "ended"
 
 
 class Record(BaseModel):
-    """One create: the intent and, once the service has answered, the prediction's id."""
+    """One create: the intent, then the prediction's id, then how it ended. Holds no credential."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -48,34 +66,155 @@ class Record(BaseModel):
     model: str
     api_root: str
     sample: int = 0
+    key: str | None = Field(default=None, description="The caller's own key, where there is one.")
+    attempt: int = 1
+    excerpt: str = Field(default="", description="The beginning of the prompt, for people.")
     sent_at: AwareDatetime
     prediction_id: str | None = None
-    #: Tells a claim of one's own, whose answer was lost, from somebody else's.
-    owner: str = ""
+    owner: str = Field(
+        default="", description="Tells a claim of one's own, whose answer was lost, from another's."
+    )
+    lost: bool = Field(default=False, description="Its answer is known to be lost.")
+    flow_runs: list[str] = Field(
+        default_factory=list, description="The flow runs that sent it, up to the root."
+    )
+    credentials: str | None = Field(
+        default=None, description="Name of the saved credentials block, where it was one."
+    )
+    outcome: Outcome | None = None
+    reason: str = ""
+    run_time: float | None = None
+    files: list[SavedFile] | None = None
+    storage: str = Field(default="", description="What the storage of the files is known by.")
+    cancel_asked: bool = Field(
+        default=False, description="The service was asked once to cancel it."
+    )
+
+    def standing(self, now: datetime, patience: timedelta) -> Standing:
+        """What it says now.
+
+        Args:
+            now: The time.
+            patience: How long a create may take before it counts as lost.
+        """
+        if self.outcome:
+            return Standing.ENDED
+        if self.prediction_id:
+            return Standing.UNSAVED
+        if self.lost:
+            return Standing.IN_DOUBT
+        # Both ways: a sender whose clock is ahead must not be waited for all the longer.
+        fresh = abs(now - self.sent_at) < patience
+        return Standing.SENDING if fresh else Standing.IN_DOUBT
+
+    def afresh(self) -> Record:
+        """The intent, as of now."""
+        return self.model_copy(update={"sent_at": datetime.now(UTC), "owner": uuid4().hex})
+
+    def ended(self, outcome: Outcome, reason: str = "") -> Record:
+        """The record with an ending."""
+        return self.model_copy(update={"outcome": outcome, "reason": shortened(reason, 300)})
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is stored; without the list of files where that would be too long."""
+        value = self.model_dump(mode="json", exclude_defaults=True, exclude={"schema_version"})
+        value["schema_version"] = self.schema_version
+        if len(json.dumps(value)) > MAX_RECORD:
+            value.pop("files", None)
+        return value
+
+    @property
+    def tags(self) -> list[str]:
+        """What it can be found by besides its key: its scope and the flow runs that sent it."""
+        return list(dict.fromkeys([self.scope, *map(run_scope, self.flow_runs)]))
+
+    @property
+    def what(self) -> str:
+        """What was asked for, in words."""
+        parts = [f'"{self.excerpt}"' if self.excerpt else ""]
+        parts.append(f"key {self.key!r}" if self.key is not None else f"sample {self.sample}")
+        parts.append(f"attempt {self.attempt}" if self.attempt > 1 else "")
+        return f"{self.model} ({', '.join(part for part in parts if part)})"
 
 
-class Found(Enum):
-    """What a record means to somebody who is about to create the same prediction."""
+#: How a record that ended looks to somebody who asks for its prediction.
+STATUS_OF = {
+    Outcome.SAVED: PredictionStatus.SUCCEEDED,
+    Outcome.EXPIRED: PredictionStatus.SUCCEEDED,
+    Outcome.FAILED: PredictionStatus.FAILED,
+    Outcome.CANCELED: PredictionStatus.CANCELED,
+    Outcome.STOPPED: PredictionStatus.CANCELED,
+}
 
-    ATTACH = "it exists: ask for its state"
-    WAIT = "somebody is submitting it right now"
-    IN_DOUBT = "it was sent and its id was never stored, or the record can not be read"
+
+def run_scope(flow_run_id: object) -> str:
+    """The scope of a flow run, which is what its predictions share by default."""
+    return f"flow-run:{flow_run_id}"
 
 
-def prediction_key(
-    scope: str, api_root: str, model: str, input: Mapping[str, Any], sample: int
+def record_key(
+    scope: str,
+    api_root: str,
+    model: str,
+    input: Mapping[str, Any],
+    sample: int,
+    *,
+    key: str | None = None,
+    attempt: int = 1,
 ) -> str:
     """The name under which a create is known: equal for the same request in the same scope.
 
-    It depends on neither the key nor the package's version nor the machine.
+    It depends on neither the API key nor the package's version nor the machine.
+
+    Args:
+        scope: What shares predictions.
+        api_root: The API.
+        model: The model.
+        input: Its parameters.
+        sample: Tells equal requests apart.
+        key: The caller's own name for the request, in place of the input.
+        attempt: Counts from 1.
     """
-    canonical = json.dumps(
-        [SCHEMA, scope, api_root, model, dict(input), sample],
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
+    identity = [
+        SCHEMA,
+        scope,
+        api_root,
+        model,
+        dict(input) if key is None else ["key", key],
+        sample,
+    ]
+    if attempt > 1:
+        identity.append(attempt)
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return PREFIX + hashlib.sha256(canonical.encode()).hexdigest()[:40]
+
+
+def intent(
+    *,
+    scope: str,
+    model: str,
+    api_root: str,
+    input: Mapping[str, Any],
+    sample: int,
+    key: str | None,
+    attempt: int,
+    flow_runs: list[str],
+    credentials: str | None,
+) -> Record:
+    """The intent to create a prediction, as of now."""
+    prompt = input.get("prompt")
+    return Record(
+        scope=scope,
+        model=model,
+        api_root=api_root,
+        sample=sample,
+        key=key,
+        attempt=attempt,
+        excerpt=shortened(prompt, EXCERPT) if isinstance(prompt, str) else "",
+        sent_at=datetime.now(UTC),
+        flow_runs=flow_runs,
+        credentials=credentials,
+    )
 
 
 def read_record(value: Any) -> Record | None:
@@ -86,169 +225,61 @@ def read_record(value: Any) -> Record | None:
         return None
 
 
-def decide(record: Record | None, now: datetime, patience: timedelta) -> Found:
-    """What an existing record means.
+def shortened(text: str, length: int) -> str:
+    """Text in one line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def in_doubt(
+    key: str, record: Record | None, price: float | None, cause: str = ""
+) -> SubmissionInDoubt:
+    """The error for an intent that has no id.
 
     Args:
-        record: As `read_record` understood it.
-        now: The time.
-        patience: How long a create may take before it counts as lost.
+        key: The record's.
+        record: The record, where it can be read.
+        price: What one prediction of the model costs, where that is known.
+        cause: What has just happened; empty for an intent that was found.
     """
-    if record is None:
-        return Found.IN_DOUBT
-    if record.prediction_id:
-        return Found.ATTACH
-    # Both ways: a sender whose clock is ahead must not be waited for all the longer.
-    return Found.WAIT if abs(now - record.sent_at) < patience else Found.IN_DOUBT
-
-
-def in_doubt(key: str, record: Record | None) -> SubmissionInDoubt:
-    """The error for an intent that has no id."""
     what = "a prediction whose record can not be read"
     if record:
         sent_at = record.sent_at.astimezone(UTC)
-        what = (
-            f"a prediction of {record.model} (sample {record.sample}, scope {record.scope!r}), "
-            f"sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        what = f"{record.what}, scope {record.scope!r}, sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
+    happened = (
+        f"The create of {what}, got no usable answer"
+        if cause
+        else f"An earlier attempt submitted {what}, and its answer was never stored"
+    )
     return SubmissionInDoubt(
-        f"An earlier attempt submitted {what}, and its answer was never stored: it may have been "
-        f"accepted and paid for. It is not sent again unasked. {way_out(key)}"
+        f"{happened}: it may have been accepted and paid for{_cost(price)}. "
+        f"{cause}{' ' if cause else ''}It is not sent again unasked. {way_out(key)}",
+        record_key=key,
+    )
+
+
+def _cost(price: float | None) -> str:
+    if price is None:
+        return " (the price of one prediction; the setting `prices` would tell it here)"
+    return f" ({price:g}, by the setting `prices`)"
+
+
+def abandoned(key: str, record: Record) -> SubmissionInDoubt:
+    """The error for a record that a person has given up."""
+    return SubmissionInDoubt(
+        f"The create of {record.what}, scope {record.scope!r}, was in doubt and then abandoned, so "
+        "it is neither sent nor waited for. To send it again after all: python -m prefect_cometapi "
+        f"ledger resubmit {key}",
+        record_key=key,
     )
 
 
 def way_out(key: str) -> str:
     """What a person can do about a record in doubt."""
+    command = "python -m prefect_cometapi ledger"
     return (
-        "Look in the vendor's dashboard: if it is there, poll_prediction() and save_outputs() "
-        "fetch it by its id. To send it again (and perhaps pay twice), delete its record: prefect "
-        f"variable delete {key}"
+        "Look for it in the vendor's dashboard. If it is there: "
+        f"{command} adopt {key} PREDICTION_ID. If it is not, or you accept to pay twice: "
+        f"{command} resubmit {key}. If it is not wanted any more: {command} abandon {key}. "
+        "Then run again in the same scope (a retry does)."
     )
-
-
-# --- the records on Prefect's server ----------------------------------------------------------
-
-
-class ClaimTaken(Exception):
-    """Somebody else has claimed the record in the meantime."""
-
-
-class ServerLedger:
-    """Records as Variables on Prefect's server."""
-
-    async def read(self, key: str) -> tuple[bool, Record | None]:
-        """Whether there is a record, and the record if it can be read.
-
-        Raises:
-            LedgerError: The server could not be asked.
-        """
-        variable = await self._ask(lambda client: client.read_variable_by_name(key))
-        return (variable is not None, read_record(variable.value) if variable else None)
-
-    async def claim(self, key: str, record: Record) -> None:
-        """Write the intent, unless there is a record already; one step.
-
-        Raises:
-            ClaimTaken: There is one.
-            LedgerError: The server could not be asked.
-        """
-        variable = VariableCreate(name=key, value=_json(record), tags=["cometapi"])
-        try:
-            await self._ask(lambda client: client.create_variable(variable))
-        except (ClaimTaken, LedgerError):
-            # Perhaps it was written and only the answer lost: Prefect's client sends it again.
-            _, found = await self.read(key)
-            if found is None or not found.owner or found.owner != record.owner:
-                raise
-
-    async def store(self, key: str, record: Record) -> None:
-        """Write the record with the prediction's id.
-
-        Raises:
-            LedgerError: The server could not be asked.
-        """
-        update = VariableUpdate(name=key, value=_json(record))
-        await self._ask(lambda client: client.update_variable(update), then="")
-
-    async def release(self, key: str) -> None:
-        """Delete a record of what was certainly not accepted.
-
-        Raises:
-            LedgerError: The server could not be asked.
-        """
-        await self._ask(lambda client: client.delete_variable_by_name(key), then="")
-
-    async def _ask(
-        self,
-        question: Callable[[PrefectClient], Awaitable[T]],
-        then: str = "Nothing was sent.",
-    ) -> T | None:
-        try:
-            # One at a time: SQLite answers writes side by side with "busy" and a long wait.
-            async with _turn(), asyncio.timeout(CALL_TIMEOUT):
-                return await question(await _prefect_client())
-        except ObjectAlreadyExists:
-            raise ClaimTaken from None
-        except ObjectNotFound:
-            return None
-        except Exception as error:
-            raise LedgerError(
-                "The ledger on Prefect's server could not be used "
-                f"({type(error).__name__}: {error}). {then}".rstrip()
-            ) from error
-
-
-_clients: dict[tuple[object, str], PrefectClient] = {}
-_turns: dict[object, asyncio.Lock] = {}
-
-
-def _turn() -> asyncio.Lock:
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-async def _prefect_client() -> PrefectClient:
-    """A client of Prefect's server that stays open: making one costs 20 ms of CPU each time."""
-    key = (asyncio.get_running_loop(), get_current_settings().hash_key())
-    if key not in _clients:
-        client = await get_client().__aenter__()
-        if _clients.setdefault(key, client) is not client:  # somebody was quicker
-            await client.__aexit__(None, None, None)
-    return _clients[key]
-
-
-def current_scope() -> str | None:
-    """The scope of the running flow: its root flow run, or a task run that has no flow.
-
-    May ask Prefect's server (for a subflow), so keep it off the event loop.
-
-    Raises:
-        LedgerError: The server could not be asked.
-    """
-    try:
-        root = runtime.flow_run.root_flow_run_id
-    except Exception as error:
-        raise LedgerError(
-            f"Prefect's server could not be asked for the root of this run ({error}), which says "
-            "what has been paid for already. Nothing was sent. Check PREFECT_API_URL."
-        ) from error
-    if root:
-        return f"flow-run:{root}"
-    if task_run := runtime.task_run.id:
-        return f"task-run:{task_run}"
-    return None
-
-
-def new_record(scope: str, model: str, api_root: str, sample: int) -> Record:
-    """The intent to submit, as of now."""
-    return Record(
-        scope=scope,
-        model=model,
-        api_root=api_root,
-        sample=sample,
-        sent_at=datetime.now(UTC),
-        owner=uuid4().hex,
-    )
-
-
-def _json(record: Record) -> dict[str, Any]:
-    return record.model_dump(mode="json")

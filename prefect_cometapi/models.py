@@ -69,6 +69,10 @@ class Prediction(_Data):
     submitted_at: datetime | None = Field(
         default=None, description="When the create was sent, by the clock of the sender."
     )
+    record_key: str | None = Field(
+        default=None, description="Its record in the ledger, where this package created it."
+    )
+    attempt: int = Field(default=1, description="Which attempt at the same request it is.")
 
     @property
     def finished(self) -> bool:
@@ -82,6 +86,8 @@ class Prediction(_Data):
                 "model": seen.model or self.model,
                 "input": seen.input or self.input,
                 "submitted_at": self.submitted_at,
+                "record_key": self.record_key,
+                "attempt": self.attempt,
                 "created_at": seen.created_at or self.created_at,
             }
         )
@@ -106,7 +112,10 @@ class Prediction(_Data):
         """When the service deletes the outputs; None while it is not finished."""
         if not self.finished or self.completed_at is None:
             return None
-        return self.completed_at + OUTPUT_LIFETIME
+        try:
+            return self.completed_at + OUTPUT_LIFETIME
+        except OverflowError:  # a clock at the end of time
+            return None
 
 
 class SavedFile(_Data):

@@ -20,6 +20,9 @@ class Observer:
     def saved(self, prediction: Prediction, files: list[SavedFile]) -> None:
         """Its outputs are in storage."""
 
+    def kept(self, prediction: Prediction, files: list[SavedFile]) -> None:
+        """Its outputs had been saved by an earlier attempt, and are still there."""
+
     def canceled(self, cancellation: Cancellation) -> None:
         """The service was asked to cancel it, and answered."""
 

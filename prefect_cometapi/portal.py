@@ -82,6 +82,8 @@ def call(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs:
             except concurrent.futures.TimeoutError:
                 if job.result.done():  # just now, or with a TimeoutError of its own
                     return job.result.result()
+    except concurrent.futures.CancelledError:  # an Exception, which Prefect would retry
+        raise asyncio.CancelledError(f"{function.__qualname__} was interrupted.") from None
     except BaseException:
         job.cancel()
         while job.wants_time():

@@ -10,14 +10,15 @@ from prefect.logging import get_logger, get_run_logger
 from prefect_cometapi.models import Cancellation, Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
 
 class RunLog(Observer):
     """Writes to the log of the running task or flow, or to Prefect's own log outside of one."""
 
-    def __init__(self) -> None:
-        self._log: logging.Logger | logging.LoggerAdapter[logging.Logger]
+    def __init__(self, log: Log | None = None) -> None:
         try:
-            self._log = get_run_logger()
+            self._log: Log = log or get_run_logger()
         except MissingContextError:
             self._log = get_logger("cometapi")
         self._lines_seen = 0
@@ -58,6 +59,14 @@ class RunLog(Observer):
             prediction.id,
             _size(sum(file.size for file in files)),
             ", ".join(file.location for file in files),
+        )
+
+    def kept(self, prediction: Prediction, files: list[SavedFile]) -> None:
+        """Its outputs had been saved by an earlier attempt."""
+        self._log.info(
+            "The outputs of prediction %s were saved before: %s",
+            prediction.id,
+            ", ".join(file.location for file in files) or "there are none",
         )
 
     def canceled(self, cancellation: Cancellation) -> None:

@@ -7,6 +7,7 @@ of `prefect.toml` (`[tool.prefect.integrations.cometapi]` in `pyproject.toml`).
 
 from __future__ import annotations
 
+import re
 from tomllib import TOMLDecodeError
 from typing import Annotated
 
@@ -23,9 +24,11 @@ from pydantic_settings import SettingsError
 
 from prefect_cometapi import pacing
 from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
-from prefect_cometapi.urls import DEFAULT_API_ROOT, strip_around
+from prefect_cometapi.urls import DEFAULT_API_ROOT, parse_hosts, strip_around
 
 MIB = 1024 * 1024
+#: The home of the ledger that needs no storage.
+ON_THE_SERVER = "prefect-server"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
@@ -104,6 +107,27 @@ class CometAPISettings(PrefectBaseSettings):
         default=64 * MIB,
         description="Largest output, in bytes, for storage that takes only whole files in memory.",
     )
+    delivery_hosts: str = Field(
+        default="",
+        description=(
+            "Hosts that outputs may be fetched from, separated by commas, subdomains included; "
+            "empty for any public host. Worth setting behind a proxy, which resolves names itself."
+        ),
+    )
+
+    ledger: str = Field(
+        default=ON_THE_SERVER,
+        description=(
+            "Where the records of what was paid for live: prefect-server, or a saved storage block "
+            "as block://type-slug/name."
+        ),
+    )
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description=(
+            "What one prediction of a model costs, as JSON: model to price. Only for messages."
+        ),
+    )
 
     @field_validator("api_key", mode="after")
     @classmethod
@@ -116,6 +140,18 @@ class CometAPISettings(PrefectBaseSettings):
     @classmethod
     def _default_where_blank(cls, value: str) -> str:
         return strip_around(value) or DEFAULT_API_ROOT
+
+    @field_validator("ledger", mode="after")
+    @classmethod
+    def _known_home(cls, value: str) -> str:
+        if value != ON_THE_SERVER and not re.fullmatch(r"block://[\w-]+/[\w -]+", value):
+            raise ValueError("it is prefect-server, or a saved block as block://type-slug/name")
+        return value
+
+    @field_validator("delivery_hosts", mode="after")
+    @classmethod
+    def _plain_hosts(cls, value: str) -> str:
+        return ", ".join(parse_hosts(value))
 
 
 def load_settings() -> CometAPISettings:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from prefect_cometapi import ledger, urls, wire
-from prefect_cometapi.client import CometAPIClient, maybe_accepted
+from prefect_cometapi import ledger, settlement, stops, urls, wire
+from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import (
     AccountError,
     InvalidInput,
@@ -18,19 +19,61 @@ from prefect_cometapi.errors import (
     UnknownOutcome,
 )
 from prefect_cometapi.failures import Call, Step, next_step
-from prefect_cometapi.ledger import ClaimTaken, Found, ServerLedger
+from prefect_cometapi.ledger import STATUS_OF, Outcome, Record, Standing
 from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.prefect_api import CALL_TIMEOUT, current_scope, lineage
+from prefect_cometapi.records import ClaimTaken, RecordStore, open_ledger
+from prefect_cometapi.settings import CometAPISettings
+
+#: What to do about a create whose outcome nobody knows.
+OnInDoubt = Literal["raise", "resubmit"]
 
 #: How often, in seconds, a record is looked at while another process is submitting it.
 CLAIM_PAUSE = 0.5
-#: How often storing the id of an accepted prediction is tried: it is money.
+#: How often writing a record is tried, once a prediction is accepted: it is money.
 STORE_TRIES = 3
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be created once.
+
+    Attributes:
+        model: The model, as `owner/name`.
+        input: Its parameters.
+        sample: Tells equal requests of one scope apart.
+        key: The caller's own name for the request, in place of the input.
+        scope: What shares predictions; None stands for the root flow run.
+        on_in_doubt: What to do about a create whose outcome is unknown.
+        credentials: Name of the saved credentials block, for whoever has to cancel it later.
+    """
+
+    model: str
+    input: Mapping[str, Any]
+    sample: int = 0
+    key: str | None = None
+    scope: str | None = None
+    on_in_doubt: OnInDoubt = "raise"
+    credentials: str | None = None
+
+    def check(self) -> None:
+        """Refuse what can not be right, before anything is sent.
+
+        Raises:
+            InvalidInput: Says what.
+        """
+        check_request(self.model, self.input, self.sample, self.scope, self.key)
+        check_choice("on_in_doubt", self.on_in_doubt, ("raise", "resubmit"))
+
+
 def check_request(
-    model: str, input: Mapping[str, Any], sample: int = 0, scope: str | None = None
+    model: str,
+    input: Mapping[str, Any],
+    sample: int = 0,
+    scope: str | None = None,
+    key: str | None = None,
 ) -> None:
     """Refuse what can not be right, before anything is sent.
 
@@ -41,31 +84,43 @@ def check_request(
     wire.encode_create(input)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise InvalidInput(f"sample is {sample!r}; it counts 0, 1, 2, … Nothing was sent.")
-    if scope is not None and not (isinstance(scope, str) and 0 < len(scope.strip()) <= 200):
-        raise InvalidInput(
-            f"scope is {scope!r:.80}; it is a text of up to 200 characters, such as a date as "
-            '"2026-11-22". Nothing was sent.'
-        )
+    for name, text, example in (
+        ("scope", scope, 'a date as "2026-11-22"'),
+        ("key", key, 'a row\'s id as "product-4711"'),
+    ):
+        if text is not None and not (isinstance(text, str) and 0 < len(text.strip()) <= 200):
+            raise InvalidInput(
+                f"{name} is {text!r:.80}; it is a text of up to 200 characters, such as {example}. "
+                "Nothing was sent."
+            )
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        InvalidInput: Says which there are.
+    """
+    if value not in choices:
+        words = " or ".join(repr(choice) for choice in choices)
+        raise InvalidInput(f"{name} is {value!r:.80}; it is {words}. Nothing was sent.")
+
+
+def patience(settings: CometAPISettings) -> timedelta:
+    """How long a create may take, from the claim to the last try of storing the id."""
+    return timedelta(seconds=settings.create_timeout + (1 + STORE_TRIES) * CALL_TIMEOUT)
 
 
 @on_background_loop
 async def submit(
-    client: CometAPIClient,
-    model: str,
-    input: Mapping[str, Any],
-    *,
-    sample: int = 0,
-    scope: str | None = None,
-    observer: Observer | None = None,
+    client: CometAPIClient, order: Order, *, after: int = 0, observer: Observer | None = None
 ) -> Prediction:
     """Create a prediction, or find the one that this scope has created already.
 
     Args:
         client: The API to use.
-        model: The model, as `owner/name`.
-        input: Its parameters.
-        sample: Tells equal requests of one scope apart.
-        scope: What shares predictions: a flow run and its retries. None shares nothing.
+        order: What to create.
+        after: The last attempt that is done with; the one after it is wanted.
         observer: Told what happens.
 
     Raises:
@@ -74,78 +129,116 @@ async def submit(
         SubmissionInDoubt: It may have been created; it is not sent again.
         RequestError: It was not accepted.
     """
-    check_request(model, input, sample, scope)
+    order.check()
     observer = observer or Observer()
     client = client.telling(observer.trouble)
-    if scope is None:
-        prediction = await client.acreate_prediction(model, input)
-        observer.created(prediction)
-        return prediction
-    submission = _Submission(client, model, input, sample, scope, observer)
+    records = open_ledger(client.settings.ledger)
+    scope = order.scope or await current_scope()
+    flow_runs = [str(run) for run in await lineage()]
+    resubmissions = 1 if order.on_in_doubt == "resubmit" else 0
+    number = after + 1
     while True:
-        if (earlier := await submission.earlier()) is not None:
-            return earlier
+        attempt = _Attempt(client, order, scope, number, flow_runs, records, observer)
         try:
-            prediction = await submission.create()
+            if (found := await attempt.earlier()) is not None:
+                return found
+            return await attempt.create()
         except ClaimTaken:
             await asyncio.sleep(CLAIM_PAUSE)  # somebody was quicker: look again
-            continue
-        return prediction
+        except _OneMore:
+            number += 1
+        except SubmissionInDoubt as error:
+            # Once a call: a service that loses every reply must not be paid without end.
+            if not resubmissions or not await attempt.give_up():
+                raise
+            observer.trouble(f'{error} It is sent again, once, for on_in_doubt="resubmit".')
+            resubmissions -= 1
+            number += 1
 
 
-class _Submission:
+class _OneMore(Exception):
+    """A further attempt was allowed."""
+
+
+class _Attempt:
     """One create under one key of the ledger."""
 
     def __init__(
         self,
         client: CometAPIClient,
-        model: str,
-        input: Mapping[str, Any],
-        sample: int,
+        order: Order,
         scope: str,
+        number: int,
+        flow_runs: list[str],
+        records: RecordStore,
         observer: Observer,
     ) -> None:
-        self.client, self.model, self.input, self.observer = client, model, input, observer
-        self.sample, self.scope = sample, scope
-        self.key = ledger.prediction_key(scope, client.api_root, model, input, sample)
-        self.ledger = ServerLedger()
+        self.client, self.order, self.scope, self.number = client, order, scope, number
+        self.records, self.observer = records, observer
+        self.price = client.settings.prices.get(order.model)
+        self.key = ledger.record_key(
+            scope,
+            client.api_root,
+            order.model,
+            order.input,
+            order.sample,
+            key=order.key,
+            attempt=number,
+        )
+        self.intent = ledger.intent(
+            scope=scope,
+            model=order.model,
+            api_root=client.api_root,
+            input=order.input,
+            sample=order.sample,
+            key=order.key,
+            attempt=number,
+            flow_runs=flow_runs,
+            credentials=order.credentials,
+        )
+        self.made: Prediction | None = None
 
     async def earlier(self) -> Prediction | None:
         """The prediction that the scope has already, once it is clear whether there is one."""
-        # From the claim to the last try of storing the id.
-        calls = (1 + STORE_TRIES) * ledger.CALL_TIMEOUT
-        patience = timedelta(seconds=self.client.settings.create_timeout + calls)
         told = False
         while True:
-            exists, record = await self.ledger.read(self.key)
+            exists, record = await self.records.read(self.scope, self.key)
             if not exists:
                 return None
-            match ledger.decide(record, datetime.now(UTC), patience):
-                case Found.ATTACH if record is not None and record.prediction_id:
-                    return await self._attach(record.prediction_id, record.sent_at)
-                case Found.WAIT:
+            if record is None:
+                raise ledger.in_doubt(self.key, None, self.price)
+            wait = patience(self.client.settings)
+            match record.standing(datetime.now(UTC), wait):
+                case Standing.SENDING:
                     if not told:
                         self.observer.trouble(
-                            f"An equal prediction of {self.model} is being submitted elsewhere, or "
-                            "was when its process died; waiting for its id for up to "
-                            f"{patience.total_seconds():.0f} s."
+                            f"An equal prediction of {record.model} is being submitted elsewhere, "
+                            "or was when its process died; waiting for its id for up to "
+                            f"{wait.total_seconds():.0f} s."
                         )
                         told = True
                     await asyncio.sleep(CLAIM_PAUSE)
-                case _:
-                    raise ledger.in_doubt(self.key, record)
+                case Standing.IN_DOUBT:
+                    raise ledger.in_doubt(self.key, record, self.price)
+                case Standing.UNSAVED:
+                    return await self._attach(record)
+                case Standing.ENDED:
+                    return self._recalled(record)
 
-    async def _attach(self, prediction_id: str, sent_at: datetime) -> Prediction:
-        known = Prediction(
-            id=prediction_id,
-            model=self.model,
-            status=PredictionStatus.STARTING,
-            api_root=self.client.api_root,
-            input=dict(self.input),
-            submitted_at=sent_at,
-        )
+    def _recalled(self, record: Record) -> Prediction:
+        """What the record says of a prediction that has ended."""
+        if record.outcome is Outcome.ABANDONED:
+            raise ledger.abandoned(self.key, record)
+        if record.outcome in (Outcome.RESUBMITTED, Outcome.STOPPED) or not record.prediction_id:
+            raise _OneMore
+        found = self._known(record)
+        self.observer.found(found)
+        return found
+
+    async def _attach(self, record: Record) -> Prediction:
+        known = self._known(record)
         try:
-            found = known.seen_as(await self.client.query(prediction_id, model=self.model))
+            found = known.seen_as(await self.client.query(known.id, model=known.model))
         except AccountError:
             raise
         except RequestError:
@@ -153,30 +246,59 @@ class _Submission:
         self.observer.found(found)
         return found
 
+    def _known(self, record: Record) -> Prediction:
+        ended = record.outcome and STATUS_OF[record.outcome]
+        return Prediction(
+            id=record.prediction_id or "",
+            model=record.model,
+            status=ended or PredictionStatus.STARTING,
+            api_root=self.client.api_root,
+            input=dict(self.order.input),
+            error=record.reason or None if ended is PredictionStatus.FAILED else None,
+            metrics={} if record.run_time is None else {"predict_time": record.run_time},
+            data_removed=ended is PredictionStatus.SUCCEEDED,  # as far as is known here
+            submitted_at=record.sent_at,
+            record_key=self.key,
+            attempt=self.number,
+        )
+
     async def create(self) -> Prediction:
+        """Create it, which an interruption can not cut in two."""
         try:
-            return await self.client.submit(self.model, self.input, self._recorded)
+            return await stops.guarded(
+                lambda: self.client.submit(self.order.model, self.order.input, self._recorded),
+                self._stop_what_was_made,
+            )
         except UnknownOutcome as error:
-            raise SubmissionInDoubt(
-                f"{maybe_accepted(self.model, error)} {ledger.way_out(self.key)}"
-            ) from None
+            raise ledger.in_doubt(self.key, self.intent, self.price, str(error)) from None
+
+    async def _stop_what_was_made(self, by_a_person: bool) -> None:
+        if self.made is not None:
+            await settlement.interrupt(
+                self.client, self.made, self.observer, by_a_person=by_a_person
+            )
 
     async def _recorded(self, post: Callable[[], Awaitable[Prediction]]) -> Prediction:
         """Claim and intent, the POST, the id. The client never lets a cancellation in between."""
-        intent = ledger.new_record(self.scope, self.model, self.client.api_root, self.sample)
-        await self.ledger.claim(self.key, intent)
+        # Afresh each time: after a 429, this may be long after the first time that it was claimed.
+        self.intent = intent = self.intent.afresh()
+        await self.records.claim(self.key, intent)
         try:
             prediction = await post()
         except RequestError as error:
-            if next_step(Call.CREATE, error) is not Step.IN_DOUBT:
-                await self._keep(lambda: self.ledger.release(self.key), "released")
+            if next_step(Call.CREATE, error) is Step.IN_DOUBT:
+                lost = intent.model_copy(update={"lost": True})
+                await self._keep(lambda: self.records.store(self.key, lost), "marked as in doubt")
+            else:
+                await self._keep(lambda: self.records.release(self.scope, self.key), "released")
             raise
-        self.observer.created(prediction)  # told first: a log line survives what the rest may not
+        self.made = prediction.model_copy(update={"record_key": self.key, "attempt": self.number})
+        self.observer.created(self.made)  # first: a log line survives what the rest may not
         record = intent.model_copy(update={"prediction_id": prediction.id})
         await self._keep(
-            lambda: self.ledger.store(self.key, record), f"stored with id {prediction.id}"
+            lambda: self.records.store(self.key, record), f"stored with id {prediction.id}"
         )
-        return prediction
+        return self.made
 
     async def _keep(self, write: Callable[[], Awaitable[None]], what: str) -> None:
         # Failing here would lose more than it saves: the prediction is known to this process.
@@ -186,8 +308,21 @@ class _Submission:
             except LedgerError as error:
                 if attempt == STORE_TRIES:
                     return self.observer.trouble(
-                        f"The record {self.key} of a prediction of {self.model} could not be "
+                        f"The record {self.key} of a prediction of {self.order.model} could not be "
                         f"{what}; a retry of this run will call it in doubt. {error}"
                     )
             await asyncio.sleep(attempt * 0.2)
         return None
+
+    async def give_up(self) -> bool:
+        """Say in the record that a further attempt may be sent; False where a person forbids it.
+
+        Raises:
+            LedgerError: It could not be written, and so nothing further is sent.
+        """
+        _, record = await self.records.read(self.scope, self.key)
+        if record is not None and record.outcome is Outcome.ABANDONED:
+            return False
+        again = (record or self.intent).ended(Outcome.RESUBMITTED)
+        await self.records.store(self.key, again)
+        return True

@@ -7,7 +7,6 @@ over a hiccup of the network, and with retries they do not pay twice.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from prefect import runtime, task
@@ -17,20 +16,20 @@ from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import InvalidInput
-from prefect_cometapi.ledger import current_scope
+from prefect_cometapi.lifecycle import OnTimeout
 from prefect_cometapi.models import (
     Cancellation,
-    Generation,
     Prediction,
     PredictionStatus,
     SavedFile,
 )
 from prefect_cometapi.reports import RunLog
 from prefect_cometapi.storage import Storage
+from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_prediction_id
 
 
-def _run_name(verb: str) -> Any:
+def run_name(verb: str) -> Any:
     """A function that names a task run after its model, id and sample, where it has them."""
 
     def name() -> str:
@@ -57,7 +56,13 @@ def _checked(credentials: CometAPICredentials) -> CometAPICredentials:
     return credentials
 
 
-def _client(credentials: CometAPICredentials) -> CometAPIClient:
+def order_for(credentials: CometAPICredentials, **order: Any) -> Order:
+    """An order with the name of the block whose credentials are used."""
+    return Order(**order, credentials=_checked(credentials)._block_document_name)
+
+
+def client_for(credentials: CometAPICredentials) -> CometAPIClient:
+    """The client of some credentials, if that is what they are."""
     return _checked(credentials).get_client()
 
 
@@ -92,14 +97,16 @@ def _finished(credentials: CometAPICredentials, prediction: Prediction) -> Predi
 # --- create -----------------------------------------------------------------------------------
 
 
-@task(name="Create prediction", task_run_name=_run_name("create"), cache_policy=NO_CACHE)
+@task(name="Create prediction", task_run_name=run_name("create"), cache_policy=NO_CACHE)
 def create_prediction(
     credentials: CometAPICredentials,
     model: str,
     input: dict[str, Any],
     *,
-    sample: int = 0,
     scope: str | None = None,
+    key: str | None = None,
+    sample: int = 0,
+    on_in_doubt: OnInDoubt = "raise",
 ) -> Prediction:
     """Create a prediction, which costs money once the service has accepted it.
 
@@ -111,78 +118,89 @@ def create_prediction(
         credentials: The key, and the API that it belongs to.
         model: The model, as `owner/name`.
         input: The model's parameters, such as `{"prompt": "A paper boat"}`.
-        sample: Tells equal requests of one run apart.
         scope: What shares predictions. By default the root flow run, so that retries share and
             separate runs do not; a name of yours, such as a date, is shared by all that use it.
+        key: Your own name for the request, such as a row's id, in place of the input: for inputs
+            that change without meaning to, such as presigned URLs.
+        sample: Tells equal requests of one scope apart.
+        on_in_doubt: What to do where an earlier create may or may not have been accepted: `raise`,
+            or `resubmit` it (once a call), which may pay twice.
 
     Returns:
         The prediction, usually `starting`.
 
     Raises:
         InvalidInput: Refused before anything was sent.
-        LedgerError: Prefect's server could not be asked what exists already; nothing was sent.
-        SubmissionInDoubt: It may have been accepted; it is not sent again.
+        LedgerError: It could not be asked what exists already; nothing was sent.
+        SubmissionInDoubt: It may have been accepted; it is not sent again. Says what to do.
         RequestError: It was not accepted; `AccountError`, `InputRejected`, `ModelNotFound` and
             the rest say why.
     """
-    client = _client(credentials)
-    return portal.call(
-        submission.submit,
-        client,
-        model,
-        input,
+    order = order_for(
+        credentials,
+        model=model,
+        input=input,
+        scope=scope,
+        key=key,
         sample=sample,
-        scope=current_scope() if scope is None else scope,
-        observer=RunLog(),
+        on_in_doubt=on_in_doubt,
     )
+    return portal.call(submission.submit, client_for(credentials), order, observer=RunLog())
 
 
-@task(name="Create prediction", task_run_name=_run_name("create"), cache_policy=NO_CACHE)
+@task(name="Create prediction", task_run_name=run_name("create"), cache_policy=NO_CACHE)
 async def acreate_prediction(
     credentials: CometAPICredentials,
     model: str,
     input: dict[str, Any],
     *,
-    sample: int = 0,
     scope: str | None = None,
+    key: str | None = None,
+    sample: int = 0,
+    on_in_doubt: OnInDoubt = "raise",
 ) -> Prediction:
     """Async twin of `create_prediction`."""
-    client = _client(credentials)
-    return await submission.submit(
-        client,
-        model,
-        input,
+    order = order_for(
+        credentials,
+        model=model,
+        input=input,
+        scope=scope,
+        key=key,
         sample=sample,
-        scope=await asyncio.to_thread(current_scope) if scope is None else scope,
-        observer=RunLog(),
+        on_in_doubt=on_in_doubt,
     )
+    return await submission.submit(client_for(credentials), order, observer=RunLog())
 
 
 # --- poll, get, cancel ------------------------------------------------------------------------
 
 
-@task(name="Poll prediction", task_run_name=_run_name("poll"), cache_policy=NO_CACHE)
+@task(name="Poll prediction", task_run_name=run_name("poll"), cache_policy=NO_CACHE)
 def poll_prediction(
     credentials: CometAPICredentials,
     prediction_or_id: Prediction | str,
     *,
     timeout: float = 600.0,
+    on_timeout: OnTimeout = "leave",
 ) -> Prediction:
     """Poll a prediction until it has succeeded.
 
-    A poll that fails or hangs never fails the prediction before its deadline.
+    A poll that fails or hangs never fails the prediction before its deadline. When a person stops
+    the run (Ctrl-C, or Cancel in the UI), the service is asked to cancel the prediction.
 
     Args:
         credentials: The key, and the API that it belongs to.
         prediction_or_id: The prediction, or its id.
         timeout: Seconds until the deadline: from the submission of a `Prediction`, so that a
             retried run does not wait all over again; from now for an id.
+        on_timeout: At the deadline, `leave` it running (it can be collected) or `cancel` it.
 
     Returns:
         The prediction, succeeded, with its outputs.
 
     Raises:
         PredictionFailed: It failed or was aborted; with the service's words and its last log lines.
+            `ContentRefused` where its filter refused the content.
         PredictionCanceled: It was canceled.
         PredictionTimeout: It was not finished in time. It goes on, and can be polled again.
         PredictionNotFound: The service does not know it.
@@ -190,26 +208,32 @@ def poll_prediction(
         InvalidInput: The id or the time-out can not be right.
     """
     known = _known(credentials, prediction_or_id)
-    lifecycle.check_timeout(timeout)
     return portal.call(
-        lifecycle.wait, _client(credentials), known, timeout=timeout, observer=RunLog()
+        lifecycle.wait,
+        client_for(credentials),
+        known,
+        timeout=timeout,
+        on_timeout=on_timeout,
+        observer=RunLog(),
     )
 
 
-@task(name="Poll prediction", task_run_name=_run_name("poll"), cache_policy=NO_CACHE)
+@task(name="Poll prediction", task_run_name=run_name("poll"), cache_policy=NO_CACHE)
 async def apoll_prediction(
     credentials: CometAPICredentials,
     prediction_or_id: Prediction | str,
     *,
     timeout: float = 600.0,
+    on_timeout: OnTimeout = "leave",
 ) -> Prediction:
     """Async twin of `poll_prediction`."""
     known = _known(credentials, prediction_or_id)
-    lifecycle.check_timeout(timeout)
-    return await lifecycle.wait(_client(credentials), known, timeout=timeout, observer=RunLog())
+    return await lifecycle.wait(
+        client_for(credentials), known, timeout=timeout, on_timeout=on_timeout, observer=RunLog()
+    )
 
 
-@task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
+@task(name="Get prediction", task_run_name=run_name("get"), cache_policy=NO_CACHE)
 def get_prediction(
     credentials: CometAPICredentials, prediction_or_id: Prediction | str
 ) -> Prediction:
@@ -222,19 +246,19 @@ def get_prediction(
         InvalidInput: That can not be a prediction id.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.get, _client(credentials), known, observer=RunLog())
+    return portal.call(lifecycle.get, client_for(credentials), known, observer=RunLog())
 
 
-@task(name="Get prediction", task_run_name=_run_name("get"), cache_policy=NO_CACHE)
+@task(name="Get prediction", task_run_name=run_name("get"), cache_policy=NO_CACHE)
 async def aget_prediction(
     credentials: CometAPICredentials, prediction_or_id: Prediction | str
 ) -> Prediction:
     """Async twin of `get_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.get(_client(credentials), known, observer=RunLog())
+    return await lifecycle.get(client_for(credentials), known, observer=RunLog())
 
 
-@task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
+@task(name="Cancel prediction", task_run_name=run_name("cancel"), cache_policy=NO_CACHE)
 def cancel_prediction(
     credentials: CometAPICredentials, prediction_or_id: Prediction | str
 ) -> Cancellation:
@@ -247,22 +271,22 @@ def cancel_prediction(
         InvalidInput: That can not be a prediction id; nothing was sent.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.cancel, _client(credentials), known, observer=RunLog())
+    return portal.call(lifecycle.cancel, client_for(credentials), known, observer=RunLog())
 
 
-@task(name="Cancel prediction", task_run_name=_run_name("cancel"), cache_policy=NO_CACHE)
+@task(name="Cancel prediction", task_run_name=run_name("cancel"), cache_policy=NO_CACHE)
 async def acancel_prediction(
     credentials: CometAPICredentials, prediction_or_id: Prediction | str
 ) -> Cancellation:
     """Async twin of `cancel_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.cancel(_client(credentials), known, observer=RunLog())
+    return await lifecycle.cancel(client_for(credentials), known, observer=RunLog())
 
 
-# --- save, generate ---------------------------------------------------------------------------
+# --- save -------------------------------------------------------------------------------------
 
 
-@task(name="Save outputs", task_run_name=_run_name("save"), cache_policy=NO_CACHE)
+@task(name="Save outputs", task_run_name=run_name("save"), cache_policy=NO_CACHE)
 def save_outputs(
     credentials: CometAPICredentials,
     prediction: Prediction,
@@ -297,11 +321,11 @@ def save_outputs(
     """
     known = _finished(credentials, prediction)
     return portal.call(
-        lifecycle.save, _client(credentials), known, storage, prefix=prefix, observer=RunLog()
+        lifecycle.save, client_for(credentials), known, storage, prefix=prefix, observer=RunLog()
     )
 
 
-@task(name="Save outputs", task_run_name=_run_name("save"), cache_policy=NO_CACHE)
+@task(name="Save outputs", task_run_name=run_name("save"), cache_policy=NO_CACHE)
 async def asave_outputs(
     credentials: CometAPICredentials,
     prediction: Prediction,
@@ -312,80 +336,5 @@ async def asave_outputs(
     """Async twin of `save_outputs`."""
     known = _finished(credentials, prediction)
     return await lifecycle.save(
-        _client(credentials), known, storage, prefix=prefix, observer=RunLog()
-    )
-
-
-@task(name="Generate", task_run_name=_run_name("generate"), cache_policy=NO_CACHE)
-def generate(
-    credentials: CometAPICredentials,
-    model: str,
-    input: dict[str, Any],
-    storage: Storage,
-    *,
-    prefix: str = "",
-    sample: int = 0,
-    timeout: float = 600.0,
-    scope: str | None = None,
-) -> Generation:
-    """Create a prediction, poll it until done and save its outputs, in one task run.
-
-    Everything that can be checked is checked first, the storage included. A retried run goes on
-    with the prediction that it has paid for.
-
-    Args:
-        credentials: The key, and the API that it belongs to.
-        model: The model, as `owner/name`.
-        input: The model's parameters.
-        storage: Where the outputs go; see `save_outputs`.
-        prefix: A relative path in front of the file names.
-        sample: Tells equal requests of one run apart; see `create_prediction`.
-        timeout: Seconds from the submission until the deadline.
-        scope: What shares predictions; see `create_prediction`.
-
-    Returns:
-        The prediction and its files.
-
-    Raises:
-        InvalidInput: Refused before anything was sent.
-        StorageError: The storage can not be written to; before the create, nothing was sent.
-        CometAPIError: Whatever `create_prediction`, `poll_prediction` and `save_outputs` raise.
-    """
-    return portal.call(
-        lifecycle.generate,
-        _client(credentials),
-        model,
-        input,
-        storage,
-        prefix=prefix,
-        sample=sample,
-        timeout=timeout,
-        scope=current_scope() if scope is None else scope,
-        observer=RunLog(),
-    )
-
-
-@task(name="Generate", task_run_name=_run_name("generate"), cache_policy=NO_CACHE)
-async def agenerate(
-    credentials: CometAPICredentials,
-    model: str,
-    input: dict[str, Any],
-    storage: Storage,
-    *,
-    prefix: str = "",
-    sample: int = 0,
-    timeout: float = 600.0,
-    scope: str | None = None,
-) -> Generation:
-    """Async twin of `generate`."""
-    return await lifecycle.generate(
-        _client(credentials),
-        model,
-        input,
-        storage,
-        prefix=prefix,
-        sample=sample,
-        timeout=timeout,
-        scope=await asyncio.to_thread(current_scope) if scope is None else scope,
-        observer=RunLog(),
+        client_for(credentials), known, storage, prefix=prefix, observer=RunLog()
     )

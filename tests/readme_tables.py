@@ -20,7 +20,8 @@ def settings_table() -> str:
     for name, field in CometAPISettings.model_fields.items():
         vendors = {"api_key": "COMETAPI_KEY", "base_url": "COMETAPI_BASE_URL"}
         variable = vendors.get(name, f"PREFECT_INTEGRATIONS_COMETAPI_{name.upper()}")
-        default = "none" if field.default is None else field.default
+        default = field.get_default(call_default_factory=True)
+        default = "none" if default in (None, "", {}) else default
         rows.append(f"| `{variable}` | {default} | {field.description} |")
     return "\n".join(rows)
 

@@ -12,12 +12,12 @@ import pytest
 from prefect.client.schemas.actions import VariableCreate
 
 from prefect_cometapi.ledger import (
-    Found,
+    Outcome,
     Record,
-    decide,
+    Standing,
     in_doubt,
-    prediction_key,
     read_record,
+    record_key,
     way_out,
 )
 
@@ -41,7 +41,7 @@ PINNED = "cometapi-907278eadc4e5756a2f73a1a8c0beb0676261644"
 
 
 def key(**changes: Any) -> str:
-    return prediction_key(**REQUEST | changes)
+    return record_key(**REQUEST | changes)
 
 
 def test_the_key_never_changes() -> None:
@@ -67,8 +67,8 @@ def test_the_key_does_not_depend_on_a_json_round_trip_or_on_tuples() -> None:
 
 def test_the_key_does_not_depend_on_the_process() -> None:
     code = (
-        "import sys, json; from prefect_cometapi.ledger import prediction_key;"
-        "print(prediction_key(**json.loads(sys.argv[1])))"
+        "import sys, json; from prefect_cometapi.ledger import record_key;"
+        "print(record_key(**json.loads(sys.argv[1])))"
     )
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONIOENCODING": "ascii", "HOME": "/nowhere"}
@@ -100,6 +100,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "order-of-a-list": {"input": INPUT | {"images": INPUT["images"][::-1]}},
     "nested": {"input": INPUT | {"images": [INPUT["images"][0], {"z": 1, "a": 3}]}},
     # What one component ends with, the next does not begin with.
+    "attempt": {"attempt": 2},
+    "own-key": {"key": "row-1"},
+    "own-key-of-another-row": {"key": "row-2"},
+    "input-that-looks-like-a-key": {"input": {"key": "row-1"}},
     "shifted": {"scope": REQUEST["scope"] + '","https', "api_root": "x"},
     "swapped": {"scope": REQUEST["model"], "model": REQUEST["scope"]},
 }
@@ -133,27 +137,29 @@ STORED: dict[str, Any] = INTENT.model_dump(mode="json")
 
 @pytest.mark.parametrize("record", [INTENT, DONE, DONE.model_copy(update={"sample": 3})])
 def test_records_survive_being_stored(record: Record) -> None:
-    stored = record.model_dump(mode="json")
+    stored = record.as_json()
+    assert stored["schema_version"] == 1
     assert read_record(stored) == record
     assert read_record(json.loads(json.dumps(stored))) == record
     assert read_record(stored | {"of_a_later_version": 1}) == record
 
 
 @pytest.mark.parametrize(
-    ("record", "age", "found"),
+    ("record", "age", "standing"),
     [
-        pytest.param(INTENT, 0, Found.WAIT, id="just-sent"),
-        pytest.param(INTENT, 89.9, Found.WAIT, id="within-patience"),
-        pytest.param(INTENT, 90, Found.IN_DOUBT, id="patience-is-over"),
-        pytest.param(INTENT, 1e7, Found.IN_DOUBT, id="months-ago"),
-        pytest.param(INTENT, -30, Found.WAIT, id="clock-of-the-sender-is-ahead"),
-        pytest.param(DONE, 0, Found.ATTACH, id="id-known"),
-        pytest.param(DONE, 1e7, Found.ATTACH, id="id-known-months-ago"),
-        pytest.param(None, 0, Found.IN_DOUBT, id="not-readable"),
+        pytest.param(INTENT, 0, Standing.SENDING, id="just-sent"),
+        pytest.param(INTENT, 89.9, Standing.SENDING, id="within-patience"),
+        pytest.param(INTENT, 90, Standing.IN_DOUBT, id="patience-is-over"),
+        pytest.param(INTENT, 1e7, Standing.IN_DOUBT, id="months-ago"),
+        pytest.param(INTENT, -30, Standing.SENDING, id="clock-of-the-sender-is-ahead"),
+        pytest.param(DONE, 0, Standing.UNSAVED, id="id-known"),
+        pytest.param(DONE, 1e7, Standing.UNSAVED, id="id-known-months-ago"),
+        pytest.param(DONE.ended(Outcome.SAVED), 0, Standing.ENDED, id="saved"),
+        pytest.param(INTENT.ended(Outcome.ABANDONED), 0, Standing.ENDED, id="abandoned"),
     ],
 )
-def test_decide(record: Record | None, age: float, found: Found) -> None:
-    assert decide(record, SENT + timedelta(seconds=age), PATIENCE) is found
+def test_what_a_record_says(record: Record, age: float, standing: Standing) -> None:
+    assert record.standing(SENT + timedelta(seconds=age), PATIENCE) is standing
 
 
 def without(name: str) -> dict[str, Any]:
@@ -179,25 +185,27 @@ TORN: dict[str, object] = {
 @pytest.mark.parametrize("name", TORN)
 def test_a_torn_record_is_in_doubt(name: str) -> None:
     later = SENT + timedelta(days=1)
-    assert decide(read_record(TORN[name]), later, PATIENCE) is Found.IN_DOUBT
+    record = read_record(TORN[name])
+    assert record is None or record.standing(later, PATIENCE) is Standing.IN_DOUBT
 
 
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (INTENT, "owner/name (sample 0, scope 's'), sent at 2026-03-12 11:27:18 UTC"),
+        (INTENT, "owner/name (sample 0), scope 's', sent at 2026-03-12 11:27:18 UTC"),
         (None, "can not be read"),
     ],
     ids=["intent", "not-readable"],
 )
 def test_in_doubt_says_what_to_do(record: Record | None, says: str) -> None:
-    message = str(in_doubt(PINNED, record))
+    message = str(in_doubt(PINNED, record, None))
     assert says in message
     assert "not sent again unasked" in message
-    assert f"prefect variable delete {PINNED}" in message
+    for command in (f"adopt {PINNED} PREDICTION_ID", f"resubmit {PINNED}", f"abandon {PINNED}"):
+        assert f"python -m prefect_cometapi ledger {command}" in message
     assert way_out(PINNED) in message
 
 
 def test_the_time_in_a_message_is_utc() -> None:
     elsewhere = read_record(STORED | {"sent_at": "2026-03-12T13:27:18+02:00"})
-    assert "2026-03-12 11:27:18 UTC" in str(in_doubt(PINNED, elsewhere))
+    assert "2026-03-12 11:27:18 UTC" in str(in_doubt(PINNED, elsewhere, 0.003))

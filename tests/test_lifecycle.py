@@ -26,10 +26,13 @@ from prefect_cometapi import (
     simulator,
 )
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.submission import submit
+from prefect_cometapi.submission import Order, submit
 
 MODEL = "black-forest-labs/flux-schnell"
 INPUT: dict[str, Any] = {"prompt": "A paper boat"}
+ORDER = Order(MODEL, INPUT)
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 class Diary(Observer):
@@ -80,7 +83,7 @@ def client_of(service: simulator.Simulator) -> CometAPIClient:
 async def test_no_trouble_with_polls_fails_the_prediction(faults: list[str]) -> None:
     with simulator.run(run_time=0.05, retry_after=0.1) as service:
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         service.script("query", faults)
         done = await lifecycle.wait(client, prediction, timeout=60)
         assert done.status is PredictionStatus.SUCCEEDED
@@ -105,7 +108,7 @@ async def test_an_end_is_told_with_id_model_reason_and_log(
     with simulator.run(run_time=0.05, shape=shape) as service:
         service.script("prediction", [outcome])
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         with pytest.raises(error) as raised:
             await lifecycle.wait(client, prediction, timeout=30)
         message = str(raised.value)
@@ -124,7 +127,7 @@ async def test_the_deadline_leaves_it_running_and_says_how_to_collect_it() -> No
     with simulator.run(run_time=0.05) as service:
         service.script("prediction", ["endless"])
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         with pytest.raises(PredictionTimeout) as raised:
             await lifecycle.wait(client, prediction, timeout=0.6)
         assert f'poll_prediction(credentials, "{prediction.id}")' in str(raised.value)
@@ -135,7 +138,7 @@ async def test_the_deadline_leaves_it_running_and_says_how_to_collect_it() -> No
 async def test_hanging_polls_end_at_the_deadline() -> None:
     with simulator.run(run_time=0.05) as service:
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         service.set_fault("query.hang", 1.0)
         async with asyncio.timeout(30):
             with pytest.raises(PredictionTimeout):
@@ -145,7 +148,7 @@ async def test_hanging_polls_end_at_the_deadline() -> None:
 async def test_one_poll_is_made_however_late_it_is() -> None:
     with simulator.run(run_time=0.01) as service:
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         await asyncio.sleep(0.3)
         long_ago = datetime.now(UTC) - timedelta(hours=2)
         late = prediction.model_copy(update={"submitted_at": long_ago})
@@ -157,7 +160,7 @@ async def test_the_deadline_counts_from_the_submission() -> None:
     with simulator.run(run_time=0.05) as service:
         service.script("prediction", ["endless"])
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         long_ago = datetime.now(UTC) - timedelta(hours=2)
         late = prediction.model_copy(update={"submitted_at": long_ago})
         with pytest.raises(PredictionTimeout):
@@ -168,7 +171,7 @@ async def test_the_deadline_counts_from_the_submission() -> None:
 async def test_a_key_that_stops_working_is_raised_at_once() -> None:
     with simulator.run(run_time=0.05) as service:
         client = client_of(service)
-        prediction = await submit(client, MODEL, INPUT)
+        prediction = await submit(client, ORDER)
         service.script("query", ["401"])
         with pytest.raises(AccountError):
             await lifecycle.wait(client, prediction, timeout=30)
@@ -192,7 +195,7 @@ async def test_a_lost_reply_is_in_doubt_and_never_sent_again() -> None:
     with simulator.run() as service:
         service.script("create", ["lost"])
         with pytest.raises(SubmissionInDoubt, match="may have been accepted"):
-            await submit(client_of(service), MODEL, INPUT)
+            await submit(client_of(service), ORDER)
         assert service.counts.creates == service.counts.charged == 1
 
 
@@ -203,18 +206,28 @@ async def test_generate_checks_everything_before_it_pays(tmp_path: Any) -> None:
         blocked = tmp_path / "file" / "below"
         good = tmp_path / "good"
         with pytest.raises(StorageError):
-            await lifecycle.generate(client, MODEL, INPUT, blocked)
+            await lifecycle.generate(client, ORDER, blocked)
         for options in (
             {"prefix": "../up"},
             {"timeout": -1.0},
             {"timeout": float("nan")},
-            {"sample": -1},
+            {"on_timeout": "stop"},
+            {"attempts": 0},
+            {"attempts": True},
         ):
             with pytest.raises(InvalidInput):
-                await lifecycle.generate(client, MODEL, INPUT, good, **options)
-        for model, input in (("no-owner", INPUT), (MODEL, {"seed": float("nan")}), (MODEL, [1])):
+                await lifecycle.generate(client, ORDER, good, **options)
+        for order in (
+            Order("no-owner", INPUT),
+            Order(MODEL, {"seed": float("nan")}),
+            Order(MODEL, [1]),  # type: ignore[arg-type]
+            Order(MODEL, INPUT, sample=-1),
+            Order(MODEL, INPUT, key=""),
+            Order(MODEL, INPUT, scope=" "),
+            Order(MODEL, INPUT, on_in_doubt="hope"),  # type: ignore[arg-type]
+        ):
             with pytest.raises(InvalidInput):
-                await lifecycle.generate(client, model, input, good)  # type: ignore[arg-type]
+                await lifecycle.generate(client, order, good)
         assert service.counts.creates == 0
 
 
@@ -222,7 +235,7 @@ async def test_the_observer_hears_the_story_in_order(tmp_path: Any) -> None:
     with simulator.run(run_time=0.2) as service:
         service.script("query", ["502"])
         diary = Diary()
-        made = await lifecycle.generate(client_of(service), MODEL, INPUT, tmp_path, observer=diary)
+        made = await lifecycle.generate(client_of(service), ORDER, tmp_path, observer=diary)
         assert diary.entries[0] == "created"
         assert diary.entries[1].startswith("trouble: A poll of prediction")
         assert diary.entries[-2:] == ["succeeded", "saved"]

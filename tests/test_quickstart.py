@@ -132,6 +132,7 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
     prompts.write_text("A\nB\n")
     options = ("--prompts", str(prompts), "--samples", "1")
     environment = with_key(prefect_environment, cometapi_simulator)
+    cometapi_simulator.script("prediction", ["ok", "endless"])
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "flows" / "quickstart.py"), *options],
         env=environment,
@@ -142,17 +143,19 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while cometapi_simulator.counts.polls < 2:
-        assert time.monotonic() < deadline, "it never came to polling"
+    while not list((tmp_path / "pictures").rglob("*.webp")):
+        assert time.monotonic() < deadline, "it never came to saving"
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert cometapi_simulator.counts.cancels == 1
     scope = said.rpartition("--scope ")[2].strip()
     done = quickstart(environment, *options, "--scope", scope, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(manifest(tmp_path / "pictures")) == 2
-    assert cometapi_simulator.counts.charged == 2
+    # The one that was done is not paid for again; the one that was canceled is made again.
+    assert cometapi_simulator.counts.charged == 3
 
 
 @pytest.mark.parametrize(

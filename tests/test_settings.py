@@ -2,6 +2,7 @@
 repeated where it may be a key.
 """
 
+import json
 import os
 import traceback
 from pathlib import Path
@@ -130,7 +131,8 @@ NUMBERS: dict[str, float] = {
 
 
 def test_every_setting_is_in_a_table_here() -> None:
-    assert set(CometAPISettings.model_fields) == {"api_key", "base_url", *NUMBERS}
+    others = {"api_key", "base_url", "delivery_hosts", "ledger", "prices"}
+    assert set(CometAPISettings.model_fields) == others | set(NUMBERS)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -192,6 +194,37 @@ BAD: list[tuple[str, str]] = [
 def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, bad: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}: "):
         settings(monkeypatch, **{f"{OURS}{name.upper()}": bad})
+
+
+def test_delivery_hosts(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
+    assert load_settings().delivery_hosts == ""
+    toml(empty_place, 'delivery_hosts = "*.A.example,.b.example."')
+    assert load_settings().delivery_hosts == "a.example, b.example"
+    name = f"{OURS}DELIVERY_HOSTS"
+    assert settings(monkeypatch, **{name: "c.example"}).delivery_hosts == "c.example"
+    for bad in ("https://c.example", "c.example, 10.0.0.5", ","):
+        with pytest.raises(ConfigurationError, match=r"\bdelivery_hosts: "):
+            settings(monkeypatch, **{name: bad})
+
+
+def test_prices(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
+    assert load_settings().prices == {}
+    name = f"{OURS}PRICES"
+    prices = {"black-forest-labs/flux-schnell": 0.003, "a/b": 1}
+    assert settings(monkeypatch, **{name: json.dumps(prices)}).prices == prices
+    for bad in ('{"a/b": -1}', '{"a/b": "much"}', '{"a/b": NaN}', "0.003"):
+        with pytest.raises(ConfigurationError, match="prices"):
+            settings(monkeypatch, **{name: bad})
+
+
+def test_the_home_of_the_ledger(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
+    assert load_settings().ledger == "prefect-server"
+    name = f"{OURS}LEDGER"
+    block = "block://s3-bucket/records"
+    assert settings(monkeypatch, **{name: block}).ledger == block
+    for bad in ("server", "s3://bucket", "/var/ledger", "block://"):
+        with pytest.raises(ConfigurationError, match=r"\bledger: "):
+            settings(monkeypatch, **{name: bad})
 
 
 def test_all_bad_settings_are_named_at_once(empty_place: Path) -> None:

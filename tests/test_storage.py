@@ -20,15 +20,8 @@ from prefect_cometapi import portal
 from prefect_cometapi.errors import InvalidInput, OutputRefused, StorageError
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 from prefect_cometapi.outputs import save_outputs
-from prefect_cometapi.storage import (
-    PROBE_NAME,
-    FileSystem,
-    Folder,
-    ObjectStore,
-    Storage,
-    check_prefix,
-    open_storage,
-)
+from prefect_cometapi.storage import Storage, check_prefix, open_storage
+from prefect_cometapi.stores import PROBE_NAME, FileSystem, Folder, ObjectStore
 from tests.servers import ID, MODEL, PNG, Answer, Request, Server, client_for, serve
 
 SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"

@@ -32,7 +32,8 @@ class Fate:
 
 
 FATES: Mapping[str, Fate] = {
-    "failed": Fate("ends as failed, with an error", "failed", "NSFW content detected"),
+    "failed": Fate("ends as failed, with an error", "failed", "CUDA out of memory"),
+    "refused": Fate("is refused by the content filter", "failed", "NSFW content detected"),
     "failed-silently": Fate("ends as failed, its error is null", "failed"),
     "aborted": Fate("is ended before it runs, and not charged for", "aborted"),
     "canceled": Fate("is canceled by the service half-way", "canceled", run_factor=0.5),

@@ -134,7 +134,7 @@ def test_the_envelope(client: httpx.Client, clock: Clock, service: simulator.Sim
     done, failed = query(client, key)["data"], query(client, second["task_id"])["data"]
     assert (done["status"], done["progress"], done["platform"]) == ("SUCCESS", "100%", "replicate")
     assert done["data"]["output"][0].endswith("out-0.webp")
-    assert (failed["status"], failed["fail_reason"]) == ("FAILURE", "NSFW content detected")
+    assert (failed["status"], failed["fail_reason"]) == ("FAILURE", "CUDA out of memory")
 
 
 @pytest.mark.parametrize("service", [{"shape": "mixed"}], indirect=True)

@@ -1,0 +1,101 @@
+"""How a prediction ended, as a result or an error with what to do next. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from prefect_cometapi.errors import (
+    ContentRefused,
+    PredictionCanceled,
+    PredictionFailed,
+    PredictionTimeout,
+)
+from prefect_cometapi.models import Prediction, PredictionStatus
+
+TRY_AGAIN = "To try it again on purpose, at a new price, create it with another `sample`."
+
+#: What models and their filters say of a prompt or a picture that they refuse (seen on Replicate:
+#: "NSFW content detected", "flagged as sensitive (E005)"; the rest are their neighbours).
+_REFUSAL = re.compile(
+    r"\bnsfw\b|\bE005\b|flagged as sensitive|safety (filter|checker|system|policy)"
+    r"|content (policy|filter|moderation)|moderation (filter|policy|system)|\bmoderated\b",
+    re.IGNORECASE,
+)
+
+
+def refuses_content(reason: str) -> bool:
+    """True where a failure's reason is the content: the same again would be refused again."""
+    return _REFUSAL.search(reason) is not None
+
+
+def succeeded(prediction: Prediction) -> Prediction:
+    """The finished prediction, if it succeeded.
+
+    Raises:
+        PredictionCanceled: It was canceled.
+        ContentRefused: A filter refused its content.
+        PredictionFailed: It failed or was aborted.
+    """
+    if prediction.status is PredictionStatus.SUCCEEDED:
+        return prediction
+    if prediction.status is PredictionStatus.CANCELED:
+        raise PredictionCanceled(
+            f"{_name(prediction)} was canceled{_reason(prediction)} The time it ran is billed. "
+            f"{TRY_AGAIN}{_last_lines(prediction)}",
+            prediction=prediction,
+        )
+    if refuses_content(prediction.error or ""):
+        raise ContentRefused(
+            f"{_name(prediction)} was refused for its content{_reason(prediction)} Change the "
+            f"prompt; the same again would be refused again.{_last_lines(prediction)}",
+            prediction=prediction,
+        )
+    aborted = prediction.status is PredictionStatus.ABORTED
+    how = "was aborted before it ran, and not billed" if aborted else "failed"
+    raise PredictionFailed(
+        f"{_name(prediction)} {how}{_reason(prediction)} {TRY_AGAIN}{_last_lines(prediction)}",
+        prediction=prediction,
+    )
+
+
+def late(prediction: Prediction, timeout: float, trouble: str = "") -> PredictionTimeout:
+    """The error for a prediction that is left running at its deadline."""
+    return PredictionTimeout(
+        f"{_not_seen_to_finish(prediction, timeout, trouble)} Nothing was canceled. If it exists "
+        "it goes on, and can be collected without paying again: "
+        f'poll_prediction(credentials, "{prediction.id}").{_last_lines(prediction)}',
+        prediction=prediction,
+    )
+
+
+def late_and_canceled(prediction: Prediction, timeout: float, answer: str) -> PredictionTimeout:
+    """The error for a prediction that was canceled at its deadline, as the caller wished."""
+    return PredictionTimeout(
+        f"{_not_seen_to_finish(prediction, timeout, '')} The service was asked to cancel it: "
+        f"{answer} The time it ran is billed. {TRY_AGAIN}{_last_lines(prediction)}",
+        prediction=prediction,
+    )
+
+
+def _not_seen_to_finish(prediction: Prediction, timeout: float, trouble: str) -> str:
+    return (
+        f"{_name(prediction)} was not seen to finish in {timeout:g} s; its last known status is "
+        f"{prediction.service_status or prediction.status}.{' ' + trouble if trouble else ''}"
+    )
+
+
+def _name(prediction: Prediction) -> str:
+    return f"Prediction {prediction.id}{f' of {prediction.model}' if prediction.model else ''}"
+
+
+def _reason(prediction: Prediction) -> str:
+    if not prediction.error:
+        return "; the service gave no reason."
+    return f": {prediction.error.rstrip('.')}."
+
+
+def _last_lines(prediction: Prediction, lines: int = 5) -> str:
+    last = [line for line in prediction.logs.splitlines() if line.strip()][-lines:]
+    return (
+        "\nThe last lines of its log:\n" + "\n".join(f"  {line}" for line in last) if last else ""
+    )

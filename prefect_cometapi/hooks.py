@@ -1,0 +1,108 @@
+"""The flow hook that cancels predictions whose process can not do it any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging.loggers import flow_run_logger
+
+from prefect_cometapi import portal, settlement
+from prefect_cometapi.client import CANCEL_TIMEOUT
+from prefect_cometapi.credentials import CometAPICredentials
+from prefect_cometapi.errors import CometAPIError
+from prefect_cometapi.ledger import Record, run_scope
+from prefect_cometapi.models import Prediction, PredictionStatus
+from prefect_cometapi.records import open_ledger
+from prefect_cometapi.reports import Log, RunLog
+from prefect_cometapi.settings import load_settings
+from prefect_cometapi.stops import ctrl_c_was_pressed
+
+#: What Prefect says of a run that Ctrl-C has ended.
+_CTRL_C = "aborted by an interrupt signal"
+
+
+def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    """Ask the service to cancel what a canceled flow run has left running.
+
+        @flow(on_cancellation=[cancel_predictions], on_crashed=[cancel_predictions])
+
+    A run cancels its own predictions while its process lives. This hook is for the process that
+    was killed first, as Prefect does with tasks in threads: it runs in the worker, finds the
+    predictions in the ledger, and the credentials by the name of their saved block, or in the
+    worker's environment. Of crashed runs only those count that Ctrl-C has ended. One attempt each,
+    at most 10 s for all.
+
+    Args:
+        flow: The flow; Prefect passes it.
+        flow_run: Its run.
+        state: What has become of it.
+    """
+    log: Log = flow_run_logger(flow_run, flow)
+    # Of async flows Prefect does not say it, but a script's hooks run in the script's own process.
+    by_ctrl_c = state.is_crashed() and (_CTRL_C in (state.message or "") or ctrl_c_was_pressed())
+    if not (state.is_cancelling() or state.is_cancelled() or by_ctrl_c):
+        log.debug("No prediction is canceled: nobody asked to stop this run.")
+        return
+    try:
+        portal.call(_cancel_all, run_scope(flow_run.id), log)
+    except CometAPIError as error:
+        log.warning("The predictions of this run could not be canceled. %s", error)
+
+
+async def _cancel_all(scope: str, log: Log) -> None:
+    found = await open_ledger(load_settings().ledger).records(scope)
+    running = {
+        key: record
+        for key, record in found.items()
+        if record and record.prediction_id and not record.outcome and not record.cancel_asked
+    }
+    if not running:
+        log.info("No prediction of this run is left running.")
+        return
+    problems: dict[str, list[str]] = defaultdict(list)
+
+    async def cancel(key: str, record: Record) -> None:
+        try:
+            await _cancel(key, record, log)
+        except Exception as error:  # one that can not be canceled does not keep the others from it
+            problems[str(error)].append(str(record.prediction_id))
+
+    tasks = [asyncio.create_task(cancel(key, record)) for key, record in running.items()]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_TIMEOUT):
+            await asyncio.gather(*tasks)
+    if late := sum(task.cancelled() for task in tasks):
+        problems[f"there was no answer within {CANCEL_TIMEOUT:g} s"].append(f"{late} of them")
+    for problem, ids in problems.items():
+        log.warning("Not canceled, and perhaps still running: %s. %s", ", ".join(ids), problem)
+
+
+async def _cancel(key: str, record: Record, log: Log) -> None:
+    prediction = Prediction(
+        id=record.prediction_id or "",
+        model=record.model,
+        status=PredictionStatus.STARTING,
+        api_root=record.api_root,
+        record_key=key,
+    )
+    credentials = await _credentials(record)
+    await settlement.stop(credentials.get_client(), prediction, RunLog(log))
+
+
+async def _credentials(record: Record) -> CometAPICredentials:
+    credentials: CometAPICredentials = (
+        await CometAPICredentials.aload(record.credentials)
+        if record.credentials
+        else CometAPICredentials.from_env()
+    )
+    if credentials.base_url != record.api_root:
+        raise CometAPIError(
+            f"It was created on {record.api_root}, but the credentials here are for "
+            f"{credentials.base_url}."
+        )
+    return credentials

@@ -1,0 +1,124 @@
+"""Calls to Prefect's server: one client that stays open, and whose run this is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from prefect import get_client, runtime
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
+
+from prefect_cometapi.errors import LedgerError
+from prefect_cometapi.ledger import run_scope
+
+T = TypeVar("T")
+
+#: Seconds that one call may take.
+CALL_TIMEOUT = 10.0
+
+
+async def ask(question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool = True) -> T:
+    """Ask Prefect's server something.
+
+    Args:
+        question: What to do with a client.
+        queue: One question of this process at a time: SQLite answers writes side by side with
+            "busy", and Prefect's client then waits for seconds.
+
+    Raises:
+        TimeoutError: There was no answer within `CALL_TIMEOUT`.
+        Exception: Whatever Prefect's client raises.
+    """
+    async with _turn() if queue else nullcontext(), asyncio.timeout(CALL_TIMEOUT):
+        return await question(await _client())
+
+
+_clients: dict[tuple[object, str], PrefectClient] = {}
+_turns: dict[object, asyncio.Lock] = {}
+
+
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+async def _client() -> PrefectClient:
+    """A client that stays open: making one costs 20 ms of CPU each time."""
+    key = (asyncio.get_running_loop(), get_current_settings().hash_key())
+    if key not in _clients:
+        client = await get_client().__aenter__()
+        if _clients.setdefault(key, client) is not client:  # somebody was quicker
+            await client.__aexit__(None, None, None)
+    return _clients[key]
+
+
+# --- whose run this is ------------------------------------------------------------------------
+
+#: From a flow run up to its root. Bounded, because a worker process may see many.
+_lineages: dict[UUID, tuple[UUID, ...]] = {}
+_MANY = 1000
+
+
+async def lineage() -> tuple[UUID, ...]:
+    """The flow runs that this code runs in: its own first, its root last; empty outside of one.
+
+    Raises:
+        LedgerError: Prefect's server could not be asked.
+    """
+    if not (own := runtime.flow_run.id):
+        return ()
+    run_id = UUID(own)
+    context = FlowRunContext.get()
+    known = context.flow_run if context else None
+    if known and known.id == run_id and known.parent_task_run_id is None:
+        return (run_id,)
+    if run_id not in _lineages:
+        try:
+            found = await ask(lambda client: _ancestors(client, run_id))
+        except Exception as error:
+            raise LedgerError(
+                f"Prefect's server could not be asked for the root of this run ({error}), which "
+                "says what has been paid for already. Nothing was sent. Check PREFECT_API_URL."
+            ) from error
+        if len(_lineages) >= _MANY:
+            _lineages.clear()
+        _lineages[run_id] = found
+    return _lineages[run_id]
+
+
+async def _ancestors(client: PrefectClient, run_id: UUID) -> tuple[UUID, ...]:
+    found: list[UUID] = []
+    next_up: UUID | None = run_id
+    while next_up is not None:
+        found.append(next_up)
+        run = await client.read_flow_run(next_up)
+        if run.parent_task_run_id is None:
+            break
+        next_up = (await client.read_task_run(run.parent_task_run_id)).flow_run_id
+    return tuple(found)
+
+
+async def current_scope() -> str:
+    """What shares predictions by default: the root flow run, else the task run, else this call.
+
+    Raises:
+        LedgerError: Prefect's server could not be asked for the root of a subflow.
+    """
+    if runs := await lineage():
+        return run_scope(runs[-1])
+    if task_run := runtime.task_run.id:
+        return f"task-run:{task_run}"
+    return f"call:{uuid4()}"
+
+
+async def flow_run_state(run_id: UUID) -> State | None:
+    """The state that the server has for a flow run; None where it does not say."""
+    try:
+        return (await ask(lambda client: client.read_flow_run(run_id), queue=False)).state
+    except Exception:
+        return None

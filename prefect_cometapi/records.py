@@ -1,0 +1,282 @@
+"""Where the ledger's records live: on Prefect's server, or on a storage block.
+
+Both claim on the server, where creating a Variable that exists fails: an atomic claim that holds
+across machines and survives a pod's disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.schemas.objects import Variable
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import get_current_settings
+
+from prefect_cometapi.errors import InvalidInput, LedgerError, StorageError
+from prefect_cometapi.ledger import Record, read_record
+from prefect_cometapi.prefect_api import ask
+from prefect_cometapi.storage import BLOCK_SCHEME, open_storage
+from prefect_cometapi.stores import Store
+
+T = TypeVar("T")
+
+#: What marks the Variables of the ledger; the second tag is the scope, the rest are flow runs.
+TAG = "cometapi"
+FOLDER = "cometapi-ledger"
+#: How many Variables the server hands out at once.
+_PAGE = 200
+
+#: Records by their key; None where one can not be read.
+Records = dict[str, Record | None]
+
+
+class ClaimTaken(Exception):
+    """Somebody else has claimed the record in the meantime."""
+
+
+def no_record(key: str) -> InvalidInput:
+    """The error for a key under which there is nothing."""
+    return InvalidInput(
+        f"There is no record {key} in the ledger. List them: python -m prefect_cometapi ledger list"
+    )
+
+
+class RecordStore(ABC):
+    """Where records live. Every method raises `LedgerError` where that can not be used."""
+
+    @abstractmethod
+    async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
+        """Whether there is a record, and the record if it can be read."""
+
+    @abstractmethod
+    async def claim(self, key: str, record: Record) -> None:
+        """Write the intent unless there is a record already, in one step.
+
+        Raises:
+            ClaimTaken: There is one.
+        """
+
+    @abstractmethod
+    async def store(self, key: str, record: Record) -> None:
+        """Write the record anew, with what has become known."""
+
+    @abstractmethod
+    async def release(self, scope: str, key: str) -> None:
+        """Take a claim back, of what was certainly not accepted."""
+
+    @abstractmethod
+    async def delete(self, scope: str, key: str) -> None:
+        """Delete a record that is of no use any more."""
+
+    @abstractmethod
+    async def records(self, scope: str | None = None) -> Records:
+        """All records of a scope, or all there are.
+
+        The scope `flow-run:<id>` also means what that run has sent under another name; in a
+        storage block only as far as it has no id yet.
+        """
+
+    async def locate(self, key: str) -> tuple[str, Record | None]:
+        """The scope of a record that is known by its key alone, and the record.
+
+        Raises:
+            InvalidInput: There is no such record.
+        """
+        for found, record in (await self.records()).items():
+            if found == key:
+                return (record.scope if record else ""), record
+        raise no_record(key)
+
+
+class ServerRecords(RecordStore):
+    """Records as Variables on Prefect's server: the default, for a run's own few hundred."""
+
+    async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
+        """One Variable, or none."""
+        variable = await _ask(lambda client: client.read_variable_by_name(key))
+        return (variable is not None, read_record(variable.value) if variable else None)
+
+    async def claim(self, key: str, record: Record) -> None:
+        """Create the Variable, which fails where there is one."""
+        variable = VariableCreate(name=key, value=record.as_json(), tags=[TAG, *record.tags])
+        try:
+            await _ask(lambda client: client.create_variable(variable))
+        except (ClaimTaken, LedgerError):
+            # Perhaps it was written and only the answer lost: Prefect's client sends it again.
+            _, found = await self.read(record.scope, key)
+            if found is None or not found.owner or found.owner != record.owner:
+                raise
+
+    async def store(self, key: str, record: Record) -> None:
+        """Update the Variable."""
+        update = VariableUpdate(name=key, value=record.as_json(), tags=[TAG, *record.tags])
+        await _ask(lambda client: client.update_variable(update), then="")
+
+    async def release(self, scope: str, key: str) -> None:
+        """Delete the Variable."""
+        await self.delete(scope, key)
+
+    async def delete(self, scope: str, key: str) -> None:
+        """Delete the Variable."""
+        await _ask(lambda client: client.delete_variable_by_name(key), then="")
+
+    async def records(self, scope: str | None = None) -> Records:
+        """The Variables with the tags of the scope."""
+        tags = [TAG] if scope is None else [TAG, scope]
+        found: Records = {}
+        while True:
+            page = await _ask(
+                lambda client: client.request(
+                    "POST",
+                    "/variables/filter",
+                    json={
+                        "variables": {"tags": {"all_": tags}},
+                        "sort": "CREATED_DESC",
+                        "limit": _PAGE,
+                        "offset": len(found),  # noqa: B023 - used at once
+                    },
+                ),
+                then="",
+            )
+            rows = [Variable.model_validate(row) for row in page.json()] if page else []
+            found |= {row.name: read_record(row.value) for row in rows}
+            if len(rows) < _PAGE:
+                return dict(reversed(found.items()))
+
+    async def locate(self, key: str) -> tuple[str, Record | None]:
+        """The Variable of that name."""
+        variable = await _ask(lambda client: client.read_variable_by_name(key))
+        if variable is None or TAG not in variable.tags:
+            raise no_record(key)
+        scopes = [tag for tag in variable.tags if tag != TAG]
+        return (scopes or [""])[0], read_record(variable.value)
+
+
+class StoredRecords(RecordStore):
+    """Records as small files in a storage, one folder a scope; only claims are on the server.
+
+    A record that the storage holds is what counts; without one, the claim does.
+    """
+
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+        self._claims = ServerRecords()
+        self._opened: Store | None = None
+        self._scopes: dict[str, str] = {}  # of the keys seen here: otherwise, locating lists all
+
+    async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
+        """The stored record, else the claim."""
+        content = await self._use(lambda store: store.read(_name(scope, key)))
+        if content is not None:
+            self._scopes[key] = scope
+            return True, _decoded(content)
+        return await self._claims.read(scope, key)
+
+    async def claim(self, key: str, record: Record) -> None:
+        """Claim on the server, then look whether the claim before this one has ended well."""
+        await self._claims.claim(key, record)
+        if await self._use(lambda store: store.read(_name(record.scope, key))) is not None:
+            await self.release(record.scope, key)
+            raise ClaimTaken
+
+    async def store(self, key: str, record: Record) -> None:
+        """Write the file, then give up the claim: the other way round would lose the record."""
+        content = json.dumps(record.as_json(), ensure_ascii=False).encode("utf-8", "replace")
+        await self._use(lambda store: store.write(_name(record.scope, key), content), then="")
+        self._scopes[key] = record.scope
+        await self.release(record.scope, key)
+
+    async def release(self, scope: str, key: str) -> None:
+        """Delete the claim; there is no file yet, or it is safe."""
+        await self._claims.delete(scope, key)
+
+    async def delete(self, scope: str, key: str) -> None:
+        """Delete claim and file."""
+        await self.release(scope, key)
+        await self._use(lambda store: store.remove(_name(scope, key)), then="")
+
+    async def records(self, scope: str | None = None) -> Records:
+        """The files of the scope's folder, and the claims that have no file."""
+        folder = FOLDER if scope is None else f"{FOLDER}/{_folder(scope)}"
+        files = await self._use(lambda store: store.read_all(folder), then="")
+        stored = {
+            name.rpartition("/")[2].removesuffix(".json"): _decoded(content)
+            for name, content in files.items()
+            if name.endswith(".json")
+        }
+        found = await self._claims.records(scope) | stored
+        self._scopes |= {key: record.scope for key, record in found.items() if record}
+        return found
+
+    async def locate(self, key: str) -> tuple[str, Record | None]:
+        """Look where it was seen, before looking everywhere."""
+        if scope := self._scopes.get(key):
+            exists, record = await self.read(scope, key)
+            if exists:
+                return scope, record
+        return await super().locate(key)
+
+    async def _use(
+        self, question: Callable[[Store], Awaitable[T]], then: str = "Nothing was sent."
+    ) -> T:
+        try:
+            self._opened = self._opened or await open_storage(self._storage)
+            return await question(self._opened)
+        except StorageError as error:
+            raise LedgerError(
+                f"The ledger in {self._storage} could not be used: {error} {then}".rstrip()
+            ) from error
+
+
+def open_ledger(where: str) -> RecordStore:
+    """The home of the records, by the setting `ledger`, which knows only these two."""
+    if where.startswith(BLOCK_SCHEME):
+        return _stored(where, get_current_settings().hash_key())
+    return ServerRecords()
+
+
+@lru_cache(maxsize=16)
+def _stored(where: str, prefect_settings: str) -> StoredRecords:
+    """One for each block of each Prefect server, so that the block is loaded once."""
+    return StoredRecords(where)
+
+
+async def _ask(
+    question: Callable[[PrefectClient], Awaitable[T]], then: str = "Nothing was sent."
+) -> T | None:
+    try:
+        return await ask(question)
+    except ObjectAlreadyExists:
+        raise ClaimTaken from None
+    except ObjectNotFound:
+        return None
+    except Exception as error:
+        raise LedgerError(
+            "The ledger on Prefect's server could not be used "
+            f"({type(error).__name__}: {error}). {then}".rstrip()
+        ) from error
+
+
+def _folder(scope: str) -> str:
+    """A folder's name for a scope: readable, and different for different scopes."""
+    plain = "".join(char if char.isascii() and char.isalnum() else "-" for char in scope)[:60]
+    return f"{plain}-{hashlib.sha256(scope.encode()).hexdigest()[:12]}"
+
+
+def _name(scope: str, key: str) -> str:
+    return f"{FOLDER}/{_folder(scope)}/{key}.json"
+
+
+def _decoded(content: bytes) -> Record | None:
+    try:
+        value: Mapping[str, Any] = json.loads(content)
+    except ValueError:
+        return None
+    return read_record(value)

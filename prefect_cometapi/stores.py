@@ -1,0 +1,345 @@
+"""Places for files behind one interface: a folder, a file system block, an object storage block."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import io
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from prefect.blocks.abstract import ObjectStorageBlock
+from prefect.blocks.core import Block
+from prefect.filesystems import WritableFileSystem
+
+from prefect_cometapi.errors import StorageError
+
+#: Written where an interface offers no other way to find out whether it takes files.
+PROBE_NAME = ".prefect-cometapi-can-write-here"
+
+
+class Store(ABC):
+    """One storage, reduced to what saving outputs needs. Names are relative, with `/`."""
+
+    #: True where the whole file has to be held in memory to be written.
+    whole_bytes_only = False
+
+    @abstractmethod
+    async def check(self, prefix: str = "") -> None:
+        """Find out whether files can be written below a prefix.
+
+        Raises:
+            StorageError: They can not; says why.
+        """
+
+    @abstractmethod
+    async def put(self, file: Path, name: str) -> str:
+        """Move a finished local file into place under `name`; returns its location.
+
+        Raises:
+            StorageError: It was not taken.
+        """
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What tells this storage from others, in any process; holds no credential."""
+
+    async def holds(self, name: str, size: int) -> bool:
+        """False where a file of that name and size is certainly not there."""
+        return True
+
+    @abstractmethod
+    async def read(self, name: str) -> bytes | None:
+        """A small file's content; None only where there is certainly no such file.
+
+        Raises:
+            StorageError: It could not be read, or that it is absent is not certain.
+        """
+
+    @abstractmethod
+    async def read_all(self, folder: str) -> dict[str, bytes]:
+        """The content of every file in and below a folder, by the last part of its name.
+
+        Raises:
+            StorageError: They could not be read, or the storage has no way to list files.
+        """
+
+    async def write(self, name: str, content: bytes) -> str:
+        """Write a small file; returns its location.
+
+        Raises:
+            StorageError: It was not taken.
+        """
+        with self.staging(name) as path:
+            await asyncio.to_thread(path.write_bytes, content)
+            return await self.put(path, name)
+
+    async def remove(self, name: str) -> None:
+        """Delete a file, where it is.
+
+        Raises:
+            StorageError: It could not be deleted, or the storage has no way to.
+        """
+        raise StorageError(
+            f"The {self} has no way to delete {name}. Delete it with the storage's own tools, or "
+            "give the folder a lifecycle rule."
+        )
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """A local path to write a file to, before it is `put` under `name`."""
+        with (
+            _refusing("temporary folder"),
+            tempfile.TemporaryDirectory(prefix="prefect-cometapi-") as folder,
+        ):
+            yield Path(folder) / PurePosixPath(name).name
+
+
+def _below(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
+
+
+@contextmanager
+def _refusing(place: object, what: str = "written to") -> Iterator[None]:
+    """Tell a disk's errors as `StorageError`."""
+    try:
+        yield
+    except TimeoutError:  # an OSError too, but not one of the disk
+        raise
+    except OSError as error:
+        raise StorageError(f"The {place} can not be {what}: {error.strerror or error}.") from error
+
+
+class Folder(Store):
+    """A folder of this machine. Files appear in it whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return f"folder {self.root}"
+
+    @property
+    def identity(self) -> str:
+        """The path."""
+        return str(self.root)
+
+    async def holds(self, name: str, size: int) -> bool:
+        """Looks."""
+        path = self.root / name
+        return await asyncio.to_thread(lambda: path.is_file() and path.stat().st_size == size)
+
+    async def read(self, name: str) -> bytes | None:
+        """Reads the file."""
+        with _refusing(self, "read"):
+            try:
+                return await asyncio.to_thread((self.root / name).read_bytes)
+            except FileNotFoundError:
+                return None
+
+    async def read_all(self, folder: str) -> dict[str, bytes]:
+        """Reads every file but those that are being written."""
+
+        def read() -> dict[str, bytes]:
+            files = (path for path in (self.root / folder).rglob("*") if path.is_file())
+            return {path.name: path.read_bytes() for path in files if path.name[0] != "."}
+
+        with _refusing(self, "read"):
+            return await asyncio.to_thread(read)
+
+    async def remove(self, name: str) -> None:
+        """Deletes the file."""
+        with _refusing(self):
+            await asyncio.to_thread((self.root / name).unlink, missing_ok=True)
+
+    async def check(self, prefix: str = "") -> None:
+        """Make the folder, and write and delete a file in it."""
+
+        def probe() -> None:
+            with self.staging(_below(prefix, PROBE_NAME)) as path:
+                path.write_bytes(b"")
+
+        await asyncio.to_thread(probe)
+
+    async def put(self, file: Path, name: str) -> str:
+        """Move the file from beside its target into place, in one step."""
+
+        def move() -> None:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())  # the bytes first, then the name that promises them
+            file.replace(self.root / name)
+
+        with _refusing(self):
+            await asyncio.to_thread(move)
+        return str(self.root / name)
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """A hidden path beside the target, so that moving it there is one step."""
+        target = self.root / name
+        path = target.with_name(f".{target.name[:80]}.{uuid4().hex}.part")
+        with _refusing(self):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+
+
+_answered: set[tuple[object, ...]] = set()
+
+
+class _BlockStore(Store):
+    """A storage block, called in a worker thread whether its methods are sync or async."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+
+    def __str__(self) -> str:
+        name = self.block._block_document_name
+        return f"{type(self.block).__name__} block{f' {name!r}' if name else ''}"
+
+    async def check(self, prefix: str = "") -> None:
+        """Write a small file, once a process: the interface has no other question to ask."""
+        question = (id(self.block), self.block.model_dump_json(), prefix)
+        if question in _answered:
+            return
+        with self.staging(PROBE_NAME) as path:
+            path.write_text("prefect-cometapi looks here whether it can write.\n")
+            await self.put(path, _below(prefix, PROBE_NAME))
+        _answered.add(question)
+
+    @property
+    def identity(self) -> str:
+        """The kind of block and its fields, whose secrets are masked."""
+        fields = f"{type(self.block).__name__} {self.block.model_dump_json()}"
+        return hashlib.sha256(fields.encode("utf-8", "replace")).hexdigest()[:16]
+
+    @abstractmethod
+    def _get(self, name: str) -> Any:
+        """Ask the block for a file's content; in a worker thread."""
+
+    @abstractmethod
+    def _get_folder(self, folder: str, target: str) -> Any:
+        """Ask the block to bring a whole folder here; in a worker thread."""
+
+    async def read(self, name: str) -> bytes | None:
+        """Ask the block, and where it fails, find out whether that means "not there"."""
+        try:
+            return bytes(await self._awaited(self._get, name))
+        except Exception as error:
+            looks = _looks(error, name)
+            if (self.identity, looks) not in _answered:
+                if not await self._means_absent(looks):
+                    raise StorageError(
+                        f"{name} could not be read from the {self}: {type(error).__name__}: {error}"
+                    ) from error
+                _answered.add((self.identity, looks))
+            return None
+
+    async def _means_absent(self, looks: tuple[str, str]) -> bool:
+        # Each block fails in its own way. So ask for what can not be there and compare, and look
+        # for what must be there before and after, so that an outage is not taken for an absence.
+        with self.staging(PROBE_NAME) as path:
+            path.write_text("prefect-cometapi looks here whether it can read.\n")
+            await self.put(path, PROBE_NAME)
+        nowhere = f"{PROBE_NAME}-{uuid4().hex}"
+        try:
+            await self._awaited(self._get, PROBE_NAME)
+            try:
+                await self._awaited(self._get, nowhere)
+            except Exception as error:
+                found = _looks(error, nowhere)
+                await self._awaited(self._get, PROBE_NAME)
+                return found == looks
+        except Exception:
+            return False
+        return False
+
+    async def read_all(self, folder: str) -> dict[str, bytes]:
+        """Bring the folder to a temporary one, and read that."""
+        with tempfile.TemporaryDirectory(prefix="prefect-cometapi-") as target:
+            try:
+                await self._awaited(self._get_folder, folder, target)
+            except FileNotFoundError:
+                return {}
+            except Exception as error:
+                raise StorageError(
+                    f"The folder {folder} could not be read from the {self}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            return await Folder(Path(target)).read_all(".")
+
+    async def _awaited(self, method: Callable[..., Any], *args: object) -> Any:
+        result = await asyncio.to_thread(method, *args)
+        return await result if inspect.isawaitable(result) else result
+
+    async def _call(self, method: Callable[..., Any], *args: object) -> Any:
+        try:
+            return await self._awaited(method, *args)
+        except Exception as error:
+            raise StorageError(
+                f"The {self} did not take the file: {type(error).__name__}: {error}"
+            ) from error
+
+
+class ObjectStore(_BlockStore):
+    """An object storage block (S3, GCS, Azure, …): streams from disk, objects appear whole."""
+
+    block: ObjectStorageBlock
+
+    async def put(self, file: Path, name: str) -> str:
+        """Upload the file as one object."""
+        return str(await self._call(self.block.upload_from_path, file, name) or name)
+
+    def _get(self, name: str) -> Any:
+        content = io.BytesIO()
+        result: Any = self.block.download_object_to_file_object(name, content)
+        if not inspect.isawaitable(result):
+            return content.getvalue()
+
+        async def awaited() -> bytes:
+            await result
+            return content.getvalue()
+
+        return awaited()
+
+    def _get_folder(self, folder: str, target: str) -> Any:
+        return self.block.download_folder_to_path(folder, target)
+
+
+class FileSystem(_BlockStore):
+    """A Prefect file system block, whose interface takes only whole files in memory."""
+
+    block: WritableFileSystem
+    whole_bytes_only = True
+
+    async def put(self, file: Path, name: str) -> str:
+        """Read the file and hand it over."""
+        await self._call(self.block.write_path, name, await asyncio.to_thread(file.read_bytes))
+        base = getattr(self.block, "basepath", None)
+        return f"{str(base).rstrip('/')}/{name}" if base else name
+
+    def _get(self, name: str) -> Any:
+        return self.block.read_path(name)
+
+    def _get_folder(self, folder: str, target: str) -> Any:
+        if not hasattr(self.block, "get_directory"):
+            raise NotImplementedError(
+                "the block has no get_directory(), so files can not be listed"
+            )
+        return self.block.get_directory(folder, target)
+
+
+def _looks(error: Exception, name: str) -> tuple[str, str]:
+    """What an error looks like, whatever it was that could not be read."""
+    last = name.rpartition("/")[2]
+    return type(error).__name__, str(error).replace(name, "…").replace(last, "…")
