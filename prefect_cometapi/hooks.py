@@ -17,6 +17,7 @@ from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import CometAPIError
 from prefect_cometapi.ledger import Record, run_scope
 from prefect_cometapi.models import Prediction, PredictionStatus
+from prefect_cometapi.prefect_api import flow_run_state
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.reports import Log, RunLog
 from prefect_cometapi.settings import load_settings
@@ -43,9 +44,14 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
         state: What has become of it.
     """
     log: Log = flow_run_logger(flow_run, flow)
-    # Of async flows Prefect does not say it, but a script's hooks run in the script's own process.
-    by_ctrl_c = state.is_crashed() and (_CTRL_C in (state.message or "") or ctrl_c_was_pressed())
-    if not (state.is_cancelling() or state.is_cancelled() or by_ctrl_c):
+    if state.is_crashed():
+        # Of async flows Prefect does not say it, but a script's hooks run in its own process.
+        by_a_person = _CTRL_C in (state.message or "") or ctrl_c_was_pressed(flow_run.start_time)
+    else:
+        # A runner that is shut down itself passes "Cancelling" without anybody having asked for it.
+        said = portal.call(flow_run_state, flow_run.id) or state
+        by_a_person = said.is_cancelling() or said.is_cancelled()
+    if not by_a_person:
         log.debug("No prediction is canceled: nobody asked to stop this run.")
         return
     try:
@@ -89,6 +95,7 @@ async def _cancel(key: str, record: Record, log: Log) -> None:
         status=PredictionStatus.STARTING,
         api_root=record.api_root,
         record_key=key,
+        scope=record.scope,
     )
     credentials = await _credentials(record)
     await settlement.stop(credentials.get_client(), prediction, RunLog(log))

@@ -267,8 +267,8 @@ def _cost(price: float | None) -> str:
 def abandoned(key: str, record: Record) -> SubmissionInDoubt:
     """The error for a record that a person has given up."""
     return SubmissionInDoubt(
-        f"The create of {record.what}, scope {record.scope!r}, was in doubt and then abandoned, so "
-        "it is neither sent nor waited for. To send it again after all: python -m prefect_cometapi "
+        f"The create of {record.what}, scope {record.scope!r}, was abandoned by a person, so it is "
+        "neither sent nor waited for. To send it again after all: python -m prefect_cometapi "
         f"ledger resubmit {key}",
         record_key=key,
     )

@@ -23,7 +23,7 @@ from prefect_cometapi.errors import (
     PredictionFailed,
     RequestError,
 )
-from prefect_cometapi.failures import Call, Step, next_step
+from prefect_cometapi.failures import Call, Step, is_trouble, next_step
 from prefect_cometapi.ledger import Outcome
 from prefect_cometapi.models import Cancellation, Generation, Prediction, SavedFile
 from prefect_cometapi.observer import Observer
@@ -138,14 +138,16 @@ class _Waiting:
         age = _age(self.prediction)
         started = time.monotonic() - age
         deadline = started + timeout
-        failures, trouble = 0, ""
+        failures, trouble, again = 0, "", False
         if not self.prediction.finished and age < settings.poll_min:
             await asyncio.sleep(settings.poll_min - age)  # nothing is done that soon
         while not self.prediction.finished:
             left = deadline - time.monotonic()
             try:
                 async with asyncio.timeout(max(left, patience)):
-                    seen = await client.query(self.prediction.id, model=self.prediction.model)
+                    seen = await client.query(
+                        self.prediction.id, model=self.prediction.model, again=again
+                    )
                 self.prediction = self.prediction.seen_as(seen)
             except TimeoutError:
                 pause, trouble = settings.poll_min, "The last poll got no answer in time."
@@ -153,13 +155,13 @@ class _Waiting:
                 age = time.monotonic() - started
                 if next_step(Call.QUERY, error, age=age) is Step.RAISE:
                     raise
-                failures, trouble = failures + 1, str(error)
+                failures, trouble, again = failures + 1, str(error), is_trouble(error)
                 self.observer.trouble(
                     f"A poll of prediction {self.prediction.id} failed; it goes on. {error}"
                 )
                 pause = client.pause_after(error, failures)
             else:
-                failures, trouble = 0, ""
+                failures, trouble, again = 0, "", False
                 self.observer.polled(self.prediction)
                 pause = poll_delay(
                     time.monotonic() - started,
@@ -215,10 +217,12 @@ async def save(
     observer = observer or Observer()
     client, store = client.telling(observer.trouble), await open_storage(storage)
     prefix = check_prefix(prefix)
-    kept = await settlement.saved_files(client, prediction, store, prefix)
-    if kept is not None:
-        observer.kept(prediction, kept)
-        return kept
+    # That is how a record which says "saved" is told; what the service has it has.
+    if prediction.data_removed:
+        kept = await settlement.saved_files(client, prediction, store, prefix)
+        if kept is not None:
+            observer.kept(prediction, kept)
+            return kept
     try:
         files = await _fetched(client, prediction, store, prefix)
     except OutputExpired as error:

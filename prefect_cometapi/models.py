@@ -6,7 +6,7 @@ store them as results, show them and send them to other machines.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -72,6 +72,7 @@ class Prediction(_Data):
     record_key: str | None = Field(
         default=None, description="Its record in the ledger, where this package created it."
     )
+    scope: str | None = Field(default=None, description="The scope of that record.")
     attempt: int = Field(default=1, description="Which attempt at the same request it is.")
 
     @property
@@ -87,6 +88,7 @@ class Prediction(_Data):
                 "input": seen.input or self.input,
                 "submitted_at": self.submitted_at,
                 "record_key": self.record_key,
+                "scope": self.scope,
                 "attempt": self.attempt,
                 "created_at": seen.created_at or self.created_at,
             }
@@ -116,6 +118,14 @@ class Prediction(_Data):
             return self.completed_at + OUTPUT_LIFETIME
         except OverflowError:  # a clock at the end of time
             return None
+
+    @property
+    def past_lifetime(self) -> bool:
+        """True where the service has deleted the outputs by now, as far as is known."""
+        if self.expires_at is not None:
+            return self.expires_at < datetime.now(UTC)
+        sent = self.submitted_at or self.created_at
+        return sent is not None and datetime.now(UTC) - sent > OUTPUT_LIFETIME
 
 
 class SavedFile(_Data):

@@ -193,7 +193,8 @@ async def save_outputs(
             f"Prediction {prediction.id} is {prediction.status}, so it has no outputs to save"
             f"{'.' if prediction.finished else ' yet. Poll it until it is done.'}"
         )
-    if prediction.output is None and prediction.data_removed:
+    # Some replies do not say that it was deleted; that it made nothing is less likely by then.
+    if prediction.output is None and (prediction.data_removed or prediction.past_lifetime):
         raise OutputExpired(
             f"The outputs of prediction {prediction.id} ({prediction.model}) are deleted, as the "
             f"service does one hour after completion. {MAKE_AGAIN}"

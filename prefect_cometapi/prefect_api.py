@@ -35,11 +35,19 @@ async def ask(question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool 
         TimeoutError: There was no answer within `CALL_TIMEOUT`.
         Exception: Whatever Prefect's client raises.
     """
-    async with _turn() if queue else nullcontext(), asyncio.timeout(CALL_TIMEOUT):
-        return await question(await _client())
+    async with _turn() if queue else nullcontext():
+        client = await _client()  # which may first start Prefect's temporary server, in its time
+        async with asyncio.timeout(CALL_TIMEOUT):
+            return await question(client)
 
 
-_clients: dict[tuple[object, str], PrefectClient] = {}
+def which_server() -> tuple[object, ...]:
+    """What tells one Prefect server from another; the settings' own hash costs 45 ms of CPU."""
+    api = get_current_settings().api
+    return (api.url, api.key, api.auth_string, get_current_settings().home)
+
+
+_clients: dict[tuple[object, ...], PrefectClient] = {}
 _turns: dict[object, asyncio.Lock] = {}
 
 
@@ -49,7 +57,7 @@ def _turn() -> asyncio.Lock:
 
 async def _client() -> PrefectClient:
     """A client that stays open: making one costs 20 ms of CPU each time."""
-    key = (asyncio.get_running_loop(), get_current_settings().hash_key())
+    key = (asyncio.get_running_loop(), *which_server())
     if key not in _clients:
         client = await get_client().__aenter__()
         if _clients.setdefault(key, client) is not client:  # somebody was quicker

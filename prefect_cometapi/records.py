@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.objects import Variable
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.settings import get_current_settings
 
 from prefect_cometapi.errors import InvalidInput, LedgerError, StorageError
 from prefect_cometapi.ledger import Record, read_record
-from prefect_cometapi.prefect_api import ask
+from prefect_cometapi.prefect_api import ask, which_server
 from prefect_cometapi.storage import BLOCK_SCHEME, open_storage
 from prefect_cometapi.stores import Store
 
@@ -115,9 +115,14 @@ class ServerRecords(RecordStore):
                 raise
 
     async def store(self, key: str, record: Record) -> None:
-        """Update the Variable."""
-        update = VariableUpdate(name=key, value=record.as_json(), tags=[TAG, *record.tags])
-        await _ask(lambda client: client.update_variable(update), then="")
+        """Update the Variable; where somebody has deleted it meanwhile, create it."""
+        new = {"name": key, "value": record.as_json(), "tags": [TAG, *record.tags]}
+        try:
+            await _ask(lambda client: client.update_variable(VariableUpdate(**new)), then="")
+        except LedgerError as error:
+            if _status(error.__cause__) != 404:
+                raise
+            await _ask(lambda client: client.create_variable(VariableCreate(**new)), then="")
 
     async def release(self, scope: str, key: str) -> None:
         """Delete the Variable."""
@@ -169,20 +174,23 @@ class StoredRecords(RecordStore):
         self._storage = storage
         self._claims = ServerRecords()
         self._opened: Store | None = None
-        self._scopes: dict[str, str] = {}  # of the keys seen here: otherwise, locating lists all
 
     async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
         """The stored record, else the claim."""
         content = await self._use(lambda store: store.read(_name(scope, key)))
         if content is not None:
-            self._scopes[key] = scope
             return True, _decoded(content)
         return await self._claims.read(scope, key)
 
     async def claim(self, key: str, record: Record) -> None:
         """Claim on the server, then look whether the claim before this one has ended well."""
         await self._claims.claim(key, record)
-        if await self._use(lambda store: store.read(_name(record.scope, key))) is not None:
+        try:
+            stored = await self._use(lambda store: store.read(_name(record.scope, key)))
+        except LedgerError:
+            await self.release(record.scope, key)  # nothing will be sent
+            raise
+        if stored is not None:
             await self.release(record.scope, key)
             raise ClaimTaken
 
@@ -190,7 +198,6 @@ class StoredRecords(RecordStore):
         """Write the file, then give up the claim: the other way round would lose the record."""
         content = json.dumps(record.as_json(), ensure_ascii=False).encode("utf-8", "replace")
         await self._use(lambda store: store.write(_name(record.scope, key), content), then="")
-        self._scopes[key] = record.scope
         await self.release(record.scope, key)
 
     async def release(self, scope: str, key: str) -> None:
@@ -198,12 +205,13 @@ class StoredRecords(RecordStore):
         await self._claims.delete(scope, key)
 
     async def delete(self, scope: str, key: str) -> None:
-        """Delete claim and file."""
-        await self.release(scope, key)
+        """Delete file and claim."""
         await self._use(lambda store: store.remove(_name(scope, key)), then="")
+        await self.release(scope, key)
 
     async def records(self, scope: str | None = None) -> Records:
         """The files of the scope's folder, and the claims that have no file."""
+        claims = await self._claims.records(scope)  # first: a claim may become a file meanwhile
         folder = FOLDER if scope is None else f"{FOLDER}/{_folder(scope)}"
         files = await self._use(lambda store: store.read_all(folder), then="")
         stored = {
@@ -211,17 +219,7 @@ class StoredRecords(RecordStore):
             for name, content in files.items()
             if name.endswith(".json")
         }
-        found = await self._claims.records(scope) | stored
-        self._scopes |= {key: record.scope for key, record in found.items() if record}
-        return found
-
-    async def locate(self, key: str) -> tuple[str, Record | None]:
-        """Look where it was seen, before looking everywhere."""
-        if scope := self._scopes.get(key):
-            exists, record = await self.read(scope, key)
-            if exists:
-                return scope, record
-        return await super().locate(key)
+        return claims | stored
 
     async def _use(
         self, question: Callable[[Store], Awaitable[T]], then: str = "Nothing was sent."
@@ -238,12 +236,12 @@ class StoredRecords(RecordStore):
 def open_ledger(where: str) -> RecordStore:
     """The home of the records, by the setting `ledger`, which knows only these two."""
     if where.startswith(BLOCK_SCHEME):
-        return _stored(where, get_current_settings().hash_key())
+        return _stored(where, which_server())
     return ServerRecords()
 
 
 @lru_cache(maxsize=16)
-def _stored(where: str, prefect_settings: str) -> StoredRecords:
+def _stored(where: str, server: tuple[object, ...]) -> StoredRecords:
     """One for each block of each Prefect server, so that the block is loaded once."""
     return StoredRecords(where)
 
@@ -262,6 +260,10 @@ async def _ask(
             "The ledger on Prefect's server could not be used "
             f"({type(error).__name__}: {error}). {then}".rstrip()
         ) from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
 
 
 def _folder(scope: str) -> str:

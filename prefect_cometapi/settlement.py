@@ -5,6 +5,8 @@ Nothing here fails its caller: the prediction is worth more than its record.
 
 from __future__ import annotations
 
+import asyncio
+
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import CometAPIError, LedgerError
 from prefect_cometapi.ledger import Outcome, Record
@@ -13,13 +15,17 @@ from prefect_cometapi.observer import Observer
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.stores import Store
 
+#: Seconds that writing down a cancel may take: a stopped process has half a minute in all.
+SETTLE_TIMEOUT = 5.0
+
 
 async def find(client: CometAPIClient, prediction: Prediction) -> Record | None:
     """The record of a prediction; None where it has none, or that can not be known now."""
-    if prediction.record_key is None:
+    if prediction.record_key is None or prediction.scope is None:
         return None
+    records = open_ledger(client.settings.ledger)
     try:
-        _, record = await open_ledger(client.settings.ledger).locate(prediction.record_key)
+        _, record = await records.read(prediction.scope, prediction.record_key)
     except CometAPIError:
         return None
     return record
@@ -40,17 +46,15 @@ async def settle(
     record = await find(client, prediction)
     if record is None or record.prediction_id != prediction.id:
         return
-    if outcome and record.outcome is outcome and not files:
-        return  # known already: it was told from the record
+    if files is None and record.outcome in (outcome, Outcome.SAVED):
+        return  # known already; and what is saved stays so, whatever becomes of it elsewhere
     changed = record.ended(outcome, reason) if outcome else record
-    changed = changed.model_copy(
-        update={
-            "run_time": prediction.run_time,
-            "files": files,
-            "storage": storage,
-            "cancel_asked": cancel_asked or record.cancel_asked,
-        }
-    )
+    update: dict[str, object] = {"cancel_asked": cancel_asked or record.cancel_asked}
+    if prediction.run_time is not None:
+        update["run_time"] = prediction.run_time
+    if files is not None:
+        update |= {"files": files, "storage": storage}
+    changed = changed.model_copy(update=update)
     try:
         await open_ledger(client.settings.ledger).store(str(prediction.record_key), changed)
     except LedgerError as error:
@@ -84,7 +88,14 @@ async def stop(client: CometAPIClient, prediction: Prediction, observer: Observe
     cancellation = await client.acancel_prediction(prediction.id, model=prediction.model)
     observer.canceled(cancellation)
     outcome = Outcome.STOPPED if cancellation.accepted else None
-    await settle(client, prediction, outcome, observer, cancel_asked=True)
+    try:
+        async with asyncio.timeout(SETTLE_TIMEOUT):
+            await settle(client, prediction, outcome, observer, cancel_asked=True)
+    except TimeoutError:
+        observer.trouble(
+            f"That the service was asked to cancel prediction {prediction.id} could not be written "
+            f"to its record {prediction.record_key} within {SETTLE_TIMEOUT:g} s."
+        )
     return cancellation
 
 

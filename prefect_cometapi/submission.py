@@ -250,7 +250,7 @@ class _Attempt:
         ended = record.outcome and STATUS_OF[record.outcome]
         return Prediction(
             id=record.prediction_id or "",
-            model=record.model,
+            model=self.order.model,
             status=ended or PredictionStatus.STARTING,
             api_root=self.client.api_root,
             input=dict(self.order.input),
@@ -259,6 +259,7 @@ class _Attempt:
             data_removed=ended is PredictionStatus.SUCCEEDED,  # as far as is known here
             submitted_at=record.sent_at,
             record_key=self.key,
+            scope=self.scope,
             attempt=self.number,
         )
 
@@ -292,7 +293,9 @@ class _Attempt:
             else:
                 await self._keep(lambda: self.records.release(self.scope, self.key), "released")
             raise
-        self.made = prediction.model_copy(update={"record_key": self.key, "attempt": self.number})
+        self.made = prediction.model_copy(
+            update={"record_key": self.key, "scope": self.scope, "attempt": self.number}
+        )
         self.observer.created(self.made)  # first: a log line survives what the rest may not
         record = intent.model_copy(update={"prediction_id": prediction.id})
         await self._keep(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from typing import Literal
 
 import pytest
@@ -266,6 +267,27 @@ async def test_a_429_waits_as_asked_and_then_succeeds(sim: Simulator, fault: str
     assert (sim.counts.creates, sim.counts.accepted) == (2, 1)
     assert len(told) == 1
     assert "again in" in told[0]
+
+
+@pytest.mark.parametrize("form", ["retry-after", "ratelimit-reset"])
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_429_waits_as_the_server_meant_whatever_this_machines_clock_says(
+    hours: int, form: str
+) -> None:
+    came: list[float] = []
+
+    def handler(_: Request) -> Answer:
+        came.append(time.monotonic())
+        if len(came) > 1:
+            return reply(prediction(), 201)
+        now = float(int(time.time())) + hours * 3600
+        until = formatdate(now + 1, usegmt=True) if form == "retry-after" else f"{now + 1:.0f}"
+        return Answer(429, b"", {"date": formatdate(now, usegmt=True), form: until})
+
+    with serve(handler) as server:
+        client_for(server.url).create_prediction(MODEL, BOAT)
+    assert len(came) == 2
+    assert 1.0 <= came[1] - came[0] < 4.0
 
 
 def test_a_429_that_never_ends_is_raised_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ reply whole: the HTTP status alone misleads, and a create that may have been pai
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,49 @@ def test_asked_wait(name: str) -> None:
 )
 def test_asked_wait_of_the_recordings(name: str, seconds: float) -> None:
     assert asked_wait(sample(name)) == seconds
+
+
+def http_date(moment: datetime) -> str:
+    return format_datetime(moment, usegmt=True)
+
+
+@pytest.mark.parametrize("hours", [-9000.0, -24.0, -5.0, -0.01, 0.0, 0.01, 5.0, 24.0, 9000.0])
+def test_a_moment_is_compared_with_the_servers_own_clock(hours: float) -> None:
+    now = NOW + timedelta(hours=hours)  # the server's, where this machine says NOW
+    then = now + timedelta(seconds=30)
+    for asked in (
+        {"Retry-After": http_date(then)},
+        {"RateLimit-Reset": f"{then.timestamp():.0f}"},
+        {"Retry-After": http_date(then), "ratelimit-reset": f"{then.timestamp():.0f}"},
+    ):
+        assert asked_wait(Reply(429, {"Date": http_date(now), **asked}, b"", NOW)) == 30.0
+        assert asked_wait(Reply(429, {"dAtE": http_date(now), **asked}, b"", NOW)) == 30.0
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Thu, 12 Mar 2026 06:27:28 GMT", 20.0),
+        ("Thu, 12 Mar 2026 07:27:28 +0100", 20.0),
+        ("Thu, 12 Mar 2026 06:27:28", 20.0),  # no zone: HTTP dates are in GMT
+        ("Thursday, 12-Mar-26 06:27:28 GMT", 20.0),
+        ("Thu Mar 12 06:27:28 2026", 20.0),
+        ("Thu, 12 Mar 2026 09:00:00 GMT", 0.0),  # sent after the moment that it names
+        *((bad, 0.0) for bad in ("", "soon", "1773296838", "Thu, 99 Mar 2026 06:27:28 GMT")),
+        ("Thu, 12 Mar 2026 06:27:28 +99999999999999999999", 0.0),
+    ],
+)
+def test_a_date_header_that_can_not_be_read_leaves_this_machines_clock(
+    date: str, seconds: float
+) -> None:
+    # By this machine's clock, which says 11:27:18, the moment is long past.
+    headers = {"Date": date, "Retry-After": "Thu, 12 Mar 2026 06:27:48 GMT"}
+    assert asked_wait(Reply(429, headers, b"", NOW)) == seconds
+
+
+def test_seconds_need_no_clock() -> None:
+    headers = {"Date": "Thu, 12 Mar 1970 06:27:28 GMT", "Retry-After": "7", "ratelimit-reset": "9"}
+    assert asked_wait(Reply(429, headers, b"", NOW)) == 9.0
 
 
 REQUEST_ID = "20260205132859798638387SIHCnxzJ"

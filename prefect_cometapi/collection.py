@@ -1,0 +1,255 @@
+"""Collecting: what was paid for and never saved is brought home while it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from prefect_cometapi import lifecycle, operations, portal, stops
+from prefect_cometapi.client import CometAPIClient
+from prefect_cometapi.credentials import CometAPICredentials
+from prefect_cometapi.decisions import (
+    Did,
+    LedgerEntry,
+    LedgerReport,
+    RecordResult,
+    being_sent,
+    oldest_first,
+)
+from prefect_cometapi.errors import (
+    InvalidInput,
+    OutputExpired,
+    PredictionCanceled,
+    PredictionFailed,
+    PredictionNotFound,
+)
+from prefect_cometapi.failures import NOT_FOUND_TOLERANCE
+from prefect_cometapi.ledger import Outcome, Record, Standing, way_out
+from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
+from prefect_cometapi.observer import Observer
+from prefect_cometapi.pacing import poll_delay
+from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.reports import RunLog
+from prefect_cometapi.storage import Storage, check_writable
+from prefect_cometapi.submission import patience
+from prefect_cometapi.tasks import client_for, run_name
+
+#: How many records are dealt with at once. The client's gates bound requests and downloads.
+AT_ONCE = 50
+#: What may be looked for once more where somebody names it.
+LOOKED_FOR_AGAIN = (Outcome.EXPIRED, Outcome.ABANDONED)
+
+_random = Random()  # noqa: S311 - spreads polls out, guards nothing
+
+
+@task(name="Collect predictions", task_run_name=run_name("collect"), cache_policy=NO_CACHE)
+def collect_predictions(
+    credentials: CometAPICredentials,
+    storage: Storage,
+    scope: str | None = None,
+    *,
+    keys: str | Iterable[str] = (),
+    prefix: str = "",
+    timeout: float = 0.0,
+) -> LedgerReport:
+    """Save every prediction that was paid for and never saved, the oldest first.
+
+    After a crash, a time-out or a stopped run; nothing is paid, and one that fails does not keep
+    the others from being saved. What failed, was canceled or has expired is written down as that,
+    so it is told once. What is in doubt is told, and left to a person.
+
+    Args:
+        credentials: The API that the predictions belong to; those of another are left alone.
+        storage: Where the outputs go; see `save_outputs`.
+        scope: Only what shares this; None is everything in the ledger, also what runs that are
+            still at work will save by themselves.
+        keys: Only these records; of those, also what was abandoned or has expired.
+        prefix: A relative path in front of the file names.
+        timeout: Seconds to wait for those that are still running; 0 looks once.
+
+    Returns:
+        What was done about each; `done` is True where nothing is left to do.
+
+    Raises:
+        InvalidInput: An argument can not be right, or there is no such record.
+        StorageError: The storage can not be written to.
+        LedgerError: The ledger could not be reached.
+    """
+    return portal.call(
+        collect,
+        client_for(credentials),
+        storage,
+        scope,
+        keys=keys,
+        prefix=prefix,
+        timeout=timeout,
+        observer=RunLog,
+    )
+
+
+@task(name="Collect predictions", task_run_name=run_name("collect"), cache_policy=NO_CACHE)
+async def acollect_predictions(
+    credentials: CometAPICredentials,
+    storage: Storage,
+    scope: str | None = None,
+    *,
+    keys: str | Iterable[str] = (),
+    prefix: str = "",
+    timeout: float = 0.0,
+) -> LedgerReport:
+    """Async twin of `collect_predictions`."""
+    return await collect(
+        client_for(credentials),
+        storage,
+        scope,
+        keys=keys,
+        prefix=prefix,
+        timeout=timeout,
+        observer=RunLog,
+    )
+
+
+@on_background_loop
+async def collect(
+    client: CometAPIClient,
+    storage: Storage,
+    scope: str | None = None,
+    *,
+    keys: str | Iterable[str] = (),
+    prefix: str = "",
+    timeout: float = 0.0,
+    observer: Callable[[], Observer] = Observer,
+) -> LedgerReport:
+    """See `collect_predictions`. Each record's story is told to an observer of its own."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not (0 <= timeout < math.inf):
+        raise InvalidInput(f"The time-out is {timeout!r}; it is a number of seconds, or 0.")
+    await check_writable(storage, prefix)
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    entries = (
+        await operations.afind_records(keys, scope)
+        if keys
+        else [
+            entry
+            for entry in await operations.alist_records(scope)
+            if entry.standing is not Standing.ENDED
+        ]
+    )
+    collecting = _Collecting(client, storage, prefix, observer)
+    return await stops.guarded(lambda: collecting.all(oldest_first(entries), timeout))
+
+
+class _Collecting:
+    """One collection."""
+
+    def __init__(
+        self,
+        client: CometAPIClient,
+        storage: Storage,
+        prefix: str,
+        observer: Callable[[], Observer],
+    ) -> None:
+        self.client, self.storage, self.prefix = client, storage, prefix
+        self.observer, self.turns = observer, asyncio.Semaphore(AT_ONCE)
+
+    async def all(self, entries: list[LedgerEntry], timeout: float) -> LedgerReport:
+        """Deal with all, and again and again with those that are running, until the deadline."""
+        started, settings = time.monotonic(), self.client.settings
+        results: dict[str, RecordResult] = {}
+        left_over = entries
+        while True:
+            for result in await asyncio.gather(*map(self._in_turn, left_over)):
+                results[result.record_key] = result
+            left_over = [one for one in left_over if results[one.key].did is Did.RUNNING]
+            age = time.monotonic() - started
+            if not left_over or age >= timeout:
+                break
+            pause = poll_delay(
+                age,
+                _random,
+                shortest=settings.poll_min,
+                longest=settings.poll_max,
+                share=settings.poll_share,
+            )
+            await asyncio.sleep(min(pause, timeout - age))
+        for result in results.values():
+            if result.did is not Did.SAVED:
+                self.observer().trouble(f"{result.record_key}: {result.message}")
+        return LedgerReport(results=[results[entry.key] for entry in entries])
+
+    async def _in_turn(self, entry: LedgerEntry) -> RecordResult:
+        async with self.turns:
+            return await self._one(entry)
+
+    async def _one(self, entry: LedgerEntry) -> RecordResult:
+        record, root = entry.record, self.client.api_root
+        if record is None or entry.standing is Standing.IN_DOUBT:
+            return entry.result(Did.IN_DOUBT, f"It may have been paid for. {way_out(entry.key)}")
+        if entry.standing is Standing.SENDING:
+            return entry.result(Did.SENDING, being_sent(record, patience(self.client.settings)))
+        known = record.prediction_id and (not record.outcome or record.outcome in LOOKED_FOR_AGAIN)
+        if not known:
+            return entry.result(Did.REFUSED, f"It is {entry.state}; there is nothing to collect.")
+        if record.api_root != root:
+            return entry.result(
+                Did.REFUSED,
+                f"Prediction {record.prediction_id} is of {record.api_root}, and the credentials "
+                f"are for {root}: collect it with its own.",
+            )
+        try:
+            return await self._collected(entry, record)
+        except (PredictionFailed, PredictionCanceled) as error:
+            did = Did.FAILED if isinstance(error, PredictionFailed) else Did.CANCELED
+            return entry.result(did, str(error).splitlines()[0])
+        except OutputExpired as error:
+            return entry.result(Did.EXPIRED, str(error))
+        except PredictionNotFound as error:
+            return entry.result(
+                Did.TROUBLE,
+                f"{error} Where these are the credentials that paid for it, it is lost; then: "
+                f"python -m prefect_cometapi ledger abandon {entry.key}",
+            )
+        except Exception as error:  # one that can not be collected does not keep others from it
+            return entry.result(Did.TROUBLE, f"{error}" or type(error).__name__)
+
+    async def _collected(self, entry: LedgerEntry, record: Record) -> RecordResult:
+        observer = self.observer()
+        prediction = Prediction(
+            id=record.prediction_id or "",
+            model=record.model,
+            status=PredictionStatus.STARTING,
+            api_root=record.api_root,
+            submitted_at=record.sent_at,
+            record_key=entry.key,
+            scope=record.scope,
+            attempt=record.attempt,
+        )
+        try:
+            prediction = await lifecycle.get(self.client, prediction, observer=observer)
+        except PredictionNotFound:
+            if datetime.now(UTC) - record.sent_at > timedelta(seconds=NOT_FOUND_TOLERANCE):
+                raise
+        if not prediction.finished:
+            return entry.result(
+                Did.RUNNING,
+                f"Prediction {prediction.id} is {prediction.service_status or prediction.status}; "
+                "collect it later.",
+            )
+        # It is finished, so this does not wait: it tells its end, to the record as well.
+        prediction = await lifecycle.wait(self.client, prediction, observer=observer)
+        files = await lifecycle.save(
+            self.client, prediction, self.storage, prefix=self.prefix, observer=observer
+        )
+        return entry.result(Did.SAVED, _where(prediction, files), files)
+
+
+def _where(prediction: Prediction, files: list[SavedFile]) -> str:
+    places = ", ".join(file.location for file in files)
+    return f"Prediction {prediction.id}: {places or 'it made no output'}."
