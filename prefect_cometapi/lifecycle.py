@@ -150,7 +150,8 @@ class _Waiting:
                     )
                 self.prediction = self.prediction.seen_as(seen)
             except TimeoutError:
-                pause, trouble = settings.poll_min, "The last poll got no answer in time."
+                pause = settings.poll_min
+                trouble = trouble or "The last poll got no answer in time."
             except RequestError as error:
                 age = time.monotonic() - started
                 if next_step(Call.QUERY, error, age=age) is Step.RAISE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -149,7 +150,11 @@ async def submit(
             number += 1
         except SubmissionInDoubt as error:
             # Once a call: a service that loses every reply must not be paid without end.
-            if not resubmissions or not await attempt.give_up():
+            if not resubmissions:
+                raise
+            if (given_up := await attempt.give_up()) is None:
+                continue  # its id has come after all
+            if not given_up:
                 raise
             observer.trouble(f'{error} It is sent again, once, for on_in_doubt="resubmit".')
             resubmissions -= 1
@@ -317,15 +322,31 @@ class _Attempt:
             await asyncio.sleep(attempt * 0.2)
         return None
 
-    async def give_up(self) -> bool:
-        """Say in the record that a further attempt may be sent; False where a person forbids it.
+    async def give_up(self) -> bool | None:
+        """Say in the record that a further attempt may be sent.
+
+        Returns:
+            False where a person has forbidden it; None where its id has come in the meantime.
 
         Raises:
             LedgerError: It could not be written, and so nothing further is sent.
         """
-        _, record = await self.records.read(self.scope, self.key)
-        if record is not None and record.outcome is Outcome.ABANDONED:
-            return False
+        # The clocks of two machines may differ by more than a create takes. So somebody else's
+        # intent is watched for as long by this one's, before it is paid for a second time.
+        until = time.monotonic() + patience(self.client.settings).total_seconds()
+        while True:
+            _, record = await self.records.read(self.scope, self.key)
+            if record is None:
+                break
+            if record.outcome is Outcome.ABANDONED:
+                return False
+            if record.outcome or record.prediction_id:
+                return None
+            if record.lost or record.owner == self.intent.owner:
+                break
+            if time.monotonic() >= until:
+                break
+            await asyncio.sleep(CLAIM_PAUSE)
         again = (record or self.intent).ended(Outcome.RESUBMITTED)
         await self.records.store(self.key, again)
         return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ from prefect_cometapi import (
     PredictionFailed,
     PredictionTimeout,
     SubmissionInDoubt,
+    abandon_predictions,
     create_prediction,
     generate,
     portal,
 )
-from prefect_cometapi.ledger import Outcome, Record
+from prefect_cometapi.ledger import Outcome, Record, record_key
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
 from tests.servers import BOAT, MODEL
@@ -164,6 +168,51 @@ def test_a_service_that_loses_every_reply_is_not_paid_without_end(
     assert newest is not None
     assert newest.attempt == 2
     assert raised.value.record_key
+
+
+def test_what_a_person_abandoned_is_not_resubmitted(
+    cometapi_simulator: Simulator, scope: str, tmp_path: Path
+) -> None:
+    cometapi_simulator.script("create", ["lost"])
+    with pytest.raises(SubmissionInDoubt):
+        make(tmp_path, scope)
+    assert abandon_predictions(scope=scope).done
+    with pytest.raises(SubmissionInDoubt, match="abandoned"):
+        make(tmp_path, scope, on_in_doubt="resubmit")
+    assert cometapi_simulator.counts.creates == 1
+
+
+def test_somebody_elses_intent_is_watched_before_it_is_sent_again(
+    credentials: CometAPICredentials,
+    cometapi_simulator: Simulator,
+    scope: str,
+    tmp_path: Path,
+) -> None:
+    # Its sender's clock is a day behind, so that it looks lost while it is still under way.
+    client = credentials.get_client()
+    key = record_key(scope, client.api_root, MODEL, BOAT, 0)
+    theirs = Record(
+        scope=scope,
+        model=MODEL,
+        api_root=client.api_root,
+        sent_at=datetime.now(UTC) - timedelta(days=1),
+        owner="somebody else",
+    )
+    ledger = open_ledger("prefect-server")
+    portal.call(ledger.claim, key, theirs)
+
+    def answer_late() -> None:
+        time.sleep(2)
+        prediction = client.create_prediction(MODEL, BOAT)
+        record = theirs.model_copy(update={"prediction_id": prediction.id})
+        portal.call(ledger.store, key, record)
+
+    other = threading.Thread(target=answer_late)
+    other.start()
+    made = make(tmp_path, scope, on_in_doubt="resubmit")
+    other.join()
+    assert made.prediction.attempt == 1
+    assert cometapi_simulator.counts.creates == 1
 
 
 def test_without_resubmit_the_same_record_is_named_each_time(

@@ -10,6 +10,7 @@ import selectors
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from prefect_cometapi import client as client_module
 from prefect_cometapi import connections as connections_module
-from prefect_cometapi import portal
+from prefect_cometapi import lifecycle, portal
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import (
     NeverDelivered,
@@ -29,6 +30,7 @@ from prefect_cometapi.errors import (
     UnknownOutcome,
 )
 from prefect_cometapi.failures import Reply, is_trouble
+from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.pacing import (
     BUDGET_BURST,
     BUDGET_PAYBACK,
@@ -278,7 +280,8 @@ async def test_the_line_is_served_in_order_and_left_by_who_gives_up(world: World
 # --- a real server ----------------------------------------------------------------------------
 
 
-def test_a_server_that_is_down_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["query", "wait"])
+def test_a_server_that_is_down_for_a_while(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SETTING + "RECONNECT_TIMEOUT", "20")
     predictions, down, started = 60, 3.0, time.monotonic()
     came: list[float] = []
@@ -291,10 +294,23 @@ def test_a_server_that_is_down_for_a_while(monkeypatch: pytest.MonkeyPatch) -> N
         client = client_for(server.url)
         client.notify = lambda _: None
 
-        async def ask() -> None:
-            await asyncio.gather(*(client.aget_prediction(ID) for _ in range(predictions)))
+        async def ask(number: int) -> None:
+            known = Prediction(
+                id=f"{ID}{number}",
+                model=MODEL,
+                status=PredictionStatus.STARTING,
+                api_root=server.url,
+                submitted_at=datetime.now(UTC) - timedelta(minutes=1),
+            )
+            if call == "query":
+                await client.aget_prediction(known.id)
+            else:
+                await lifecycle.wait(client, known)
 
-        portal.call(ask)
+        async def ask_for_all() -> None:
+            await asyncio.gather(*(ask(number) for number in range(predictions)))
+
+        portal.call(ask_for_all)
     while_down = sum(moment < down for moment in came)
     assert predictions < while_down <= predictions + BUDGET_BURST + down * BUDGET_REFILL + 1
     assert max(came) < down + 6
