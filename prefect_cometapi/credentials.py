@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    ModelWrapValidatorHandler,
     PrivateAttr,
     SecretStr,
     SerializationInfo,
@@ -22,7 +23,12 @@ from pydantic import (
 from prefect_cometapi import portal
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
-from prefect_cometapi.settings import WAYS_TO_SET_A_KEY, clean_api_key, load_settings
+from prefect_cometapi.settings import (
+    WAYS_TO_SET_A_KEY,
+    clean_api_key,
+    forgetting_inputs,
+    load_settings,
+)
 from prefect_cometapi.urls import DEFAULT_API_ROOT, parse_api_root
 
 #: The vendor's page on the calls that this package makes.
@@ -103,6 +109,12 @@ class CometAPICredentials(CredentialsBlock):
         if root != self.base_url:
             self.base_url = root
         return self
+
+    @model_validator(mode="wrap")  # after the one before it, so that it sees all errors
+    @classmethod
+    def _forget(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        with forgetting_inputs():
+            return validate(data)
 
     @classmethod
     def from_env(cls, **overrides: Any) -> CometAPICredentials:

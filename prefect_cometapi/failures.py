@@ -7,6 +7,7 @@ reference, CometAPI's documentation and third parties' recordings of the live se
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, NoReturn
+from urllib.parse import quote as quote_url
 
 from prefect_cometapi.errors import (
     AccountError,
@@ -121,11 +123,29 @@ class Reply:
 
     def without(self, secret: str) -> Reply:
         """The same without a secret, which some gateways repeat in an error."""
-        known = len(secret) >= 8  # a shorter one is nobody's, and may well be a part of other words
-        if not known or (secret.encode() not in self.body and secret not in str(self.headers)):
+        if len(secret) < 8:  # a shorter one is nobody's, and may well be a part of other words
             return self
-        headers = {name: value.replace(secret, "***") for name, value in self.headers.items()}
-        return replace(self, headers=headers, body=self.body.replace(secret.encode(), b"***"))
+        spellings = {
+            secret,
+            quote_url(secret, safe=""),
+            html.escape(secret),
+            json.dumps(secret)[1:-1],
+        }
+        spellings |= {each.replace("/", "\\/") for each in spellings}
+        spellings |= {each.lower() for each in spellings}  # as names of headers arrive
+        body, headers = self.body, str(self.headers)
+        found = [each for each in spellings if each.encode() in body or each in headers]
+        if not found:
+            return self
+
+        def cleaned(text: str) -> str:
+            return reduce(lambda rest, each: rest.replace(each, "***"), ordered, text)
+
+        ordered = sorted(found, key=len, reverse=True)  # the longer ones hold the shorter ones
+        for each in ordered:
+            body = body.replace(each.encode(), b"***")
+        named = {cleaned(name): cleaned(value) for name, value in self.headers.items()}
+        return replace(self, headers=named, body=body)
 
     @property
     def is_html(self) -> bool:

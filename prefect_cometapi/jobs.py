@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.context import FlowRunContext, TaskRunContext
-from pydantic import Field, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_validator,
+)
 
 from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.credentials import DOCUMENTATION_URL, LOGO_URL, CometAPICredentials
 from prefect_cometapi.models import Generation, Prediction
 from prefect_cometapi.reports import RunLog
+from prefect_cometapi.settings import forgetting_inputs
 from prefect_cometapi.storage import check_prefix, check_writable
 from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_model
@@ -68,6 +75,9 @@ class PredictionJob(JobBlock[Generation]):
     _logo_url = LOGO_URL
     _documentation_url = DOCUMENTATION_URL
 
+    # A rejected value may be a key, also where the credentials are plain data.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     credentials: CometAPICredentials = Field(description="The key, and the API that it belongs to.")
     model: str = Field(
         description="The model, as owner/name.",
@@ -101,6 +111,12 @@ class PredictionJob(JobBlock[Generation]):
     @classmethod
     def _check_prefix(cls, value: str) -> str:
         return check_prefix(value)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _forget(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        with forgetting_inputs():
+            return validate(data)
 
     # Typed Any: it is a PredictionRun in sync code and an awaitable of one in async code.
     def trigger(

@@ -8,18 +8,23 @@ of `prefect.toml` (`[tool.prefect.integrations.cometapi]` in `pyproject.toml`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from tomllib import TOMLDecodeError
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import (
     AliasChoices,
     AliasPath,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import SettingsError
 
 from prefect_cometapi import pacing
@@ -136,6 +141,12 @@ class CometAPISettings(PrefectBaseSettings):
             return None
         return SecretStr(clean_api_key(value.get_secret_value()))
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _forget(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        with forgetting_inputs():
+            return validate(data)
+
     @field_validator("base_url", mode="after")
     @classmethod
     def _default_where_blank(cls, value: str) -> str:
@@ -152,6 +163,26 @@ class CometAPISettings(PrefectBaseSettings):
     @classmethod
     def _plain_hosts(cls, value: str) -> str:
         return ", ".join(parse_hosts(value))
+
+
+@contextmanager
+def forgetting_inputs() -> Iterator[None]:
+    """Take what was refused, which may be a key, out of a `ValidationError`.
+
+    pydantic only leaves it out of the message: `errors()`, and so a stored exception, have it.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        lines: list[InitErrorDetails] = [
+            {
+                "type": PydanticCustomError(each["type"], each["msg"]),
+                "loc": each["loc"],
+                "input": None,
+            }
+            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        raise ValidationError.from_exception_data(error.title, lines, hide_input=True) from None
 
 
 def load_settings() -> CometAPISettings:

@@ -38,8 +38,9 @@ def run_name(verb: str) -> Any:
         words = [verb, parameters.get("model")]
         if isinstance(target, Prediction):
             words += [target.model, target.id]
-        else:
+        elif isinstance(target, str):
             words.append(target)
+        words.append(parameters.get("key"))
         if sample := parameters.get("sample"):
             words.append(f"sample {sample}")
         return " ".join(str(word) for word in words if word)
