@@ -18,7 +18,7 @@ from prefect_cometapi.errors import CometAPIError
 from prefect_cometapi.ledger import Record, run_scope
 from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.prefect_api import flow_run_state
-from prefect_cometapi.records import open_ledger
+from prefect_cometapi.records import StoredRecords, open_ledger
 from prefect_cometapi.reports import Log, RunLog
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.stops import ctrl_c_was_pressed
@@ -36,7 +36,7 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
     was killed first, as Prefect does with tasks in threads: it runs in the worker, finds the
     predictions in the ledger, and the credentials by the name of their saved block, or in the
     worker's environment. Of crashed runs only those count that Ctrl-C has ended. One attempt each,
-    at most 10 s for all.
+    at most 10 s for all (and 10 to find them, where the ledger is a storage block).
 
     Args:
         flow: The flow; Prefect passes it.
@@ -61,11 +61,19 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
 
 
 async def _cancel_all(scope: str, log: Log) -> None:
-    found = await open_ledger(load_settings().ledger).records(scope)
+    ledger = open_ledger(load_settings().ledger)
+    found = await ledger.records(scope)
+    if isinstance(ledger, StoredRecords):  # files are in the folder of their own scope=
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                found |= await ledger.records()
     running = {
         key: record
         for key, record in found.items()
-        if record and record.prediction_id and not record.outcome and not record.cancel_asked
+        if record
+        and scope in record.tags
+        and record.prediction_id
+        and not (record.outcome or record.cancel_asked)
     }
     if not running:
         log.info("No prediction of this run is left running.")
