@@ -58,12 +58,19 @@ def succeeded(prediction: Prediction) -> Prediction:
     )
 
 
+def _collect(prediction: Prediction) -> str:
+    if prediction.record_key is None:
+        return ""
+    return f" (or python -m prefect_cometapi ledger collect {prediction.record_key} --storage …)"
+
+
 def late(prediction: Prediction, timeout: float, trouble: str = "") -> PredictionTimeout:
     """The error for a prediction that is left running at its deadline."""
     return PredictionTimeout(
         f"{_not_seen_to_finish(prediction, timeout, trouble)} Nothing was canceled. If it exists "
         "it goes on, and can be collected without paying again: "
-        f'poll_prediction(credentials, "{prediction.id}").{_last_lines(prediction)}',
+        f'poll_prediction(credentials, "{prediction.id}"){_collect(prediction)}.'
+        f"{_last_lines(prediction)}",
         prediction=prediction,
     )
 

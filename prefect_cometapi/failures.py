@@ -37,6 +37,11 @@ from prefect_cometapi.errors import (
 NOT_FOUND_TOLERANCE = 60.0
 
 
+#: JSON that is nested deeper is taken for unreadable: what handles it further on would run out of
+#: stack.
+MAX_DEPTH = 100
+
+
 class Call(StrEnum):
     """The kinds of request, by what sending one twice would mean."""
 
@@ -101,10 +106,14 @@ class Reply:
         """The decoded body, or None where it is not JSON."""
         try:
             value = json.loads(self.body)
-            if rb"\ud" in self.body.lower():
+            if _is_deeper(value, MAX_DEPTH):
+                return None
+            text = json.dumps(value, ensure_ascii=False)
+            try:
+                text.encode()
+            except UnicodeEncodeError:
                 # Half of a surrogate pair, such as a cut emoji, could not be stored as a result.
-                whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-                value = json.loads(whole)
+                value = json.loads(text.encode("utf-8", "replace"))
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             return None
         return value
@@ -152,6 +161,11 @@ class Reply:
         """True for a web page, which is what a wrong path brings, with status 200."""
         declared = (self.header("content-type") or "").lower()
         return "html" in declared or self.body.lstrip()[:1] == b"<"
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def raise_for_error(reply: Reply, call: Call, about: str) -> None:
@@ -252,7 +266,7 @@ def asked_wait(reply: Reply) -> float | None:
     if match := re.search(rf"resets? in ~? ?((?:{_AMOUNT} ?)+)", words_of(reply), re.IGNORECASE):
         parts = re.findall(_AMOUNT, match[1], re.IGNORECASE)
         found.append(sum(float(number) * _UNITS[unit.lower()[:2]] for number, unit in parts))
-    return max((wait for wait in found if wait is not None and wait >= 0), default=None)
+    return max((wait for wait in found if wait is not None and 0 <= wait < math.inf), default=None)
 
 
 #: "~5s", "30", "5 minutes", "1m30s"

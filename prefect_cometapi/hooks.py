@@ -21,7 +21,7 @@ from prefect_cometapi.prefect_api import flow_run_state
 from prefect_cometapi.records import StoredRecords, open_ledger
 from prefect_cometapi.reports import Log, RunLog
 from prefect_cometapi.settings import load_settings
-from prefect_cometapi.stops import ctrl_c_was_pressed
+from prefect_cometapi.stops import at_rest, ctrl_c_was_pressed
 
 #: What Prefect says of a run that Ctrl-C has ended.
 _CTRL_C = "aborted by an interrupt signal"
@@ -54,6 +54,7 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
     if not by_a_person:
         log.debug("No prediction is canceled: nobody asked to stop this run.")
         return
+    portal.call(at_rest, flow_run.id)  # in a script; elsewhere there is nothing to wait for
     try:
         portal.call(_cancel_all, run_scope(flow_run.id), log)
     except CometAPIError as error:
@@ -75,8 +76,18 @@ async def _cancel_all(scope: str, log: Log) -> None:
         and record.prediction_id
         and not (record.outcome or record.cancel_asked)
     }
+    doubtful = sum(
+        not record or not (record.prediction_id or record.outcome) for record in found.values()
+    )
+    if doubtful:
+        log.warning(
+            "%d creates of this run have no id: perhaps they are running, and nobody can cancel "
+            "them here. See: python -m prefect_cometapi ledger list --in-doubt --scope %s",
+            doubtful,
+            scope,
+        )
     if not running:
-        log.info("No prediction of this run is left running.")
+        log.info("No prediction of this run is known to be left running.")
         return
     problems: dict[str, list[str]] = defaultdict(list)
 
@@ -88,7 +99,7 @@ async def _cancel_all(scope: str, log: Log) -> None:
 
     tasks = [asyncio.create_task(cancel(key, record)) for key, record in running.items()]
     with suppress(TimeoutError):
-        async with asyncio.timeout(CANCEL_TIMEOUT):
+        async with asyncio.timeout(CANCEL_TIMEOUT + settlement.SETTLE_TIMEOUT):
             await asyncio.gather(*tasks)
     if late := sum(task.cancelled() for task in tasks):
         problems[f"there was no answer within {CANCEL_TIMEOUT:g} s"].append(f"{late} of them")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,6 +24,8 @@ from prefect_cometapi.errors import SubmissionInDoubt
 from prefect_cometapi.models import PredictionStatus, SavedFile
 
 SCHEMA = 1
+#: Part of every key. Never changes: with another one, runs under way would pay again.
+IDENTITY = 1
 PREFIX = "cometapi-"
 #: Longest part of a prompt, or of the service's words, that a record repeats.
 EXCERPT = 120
@@ -74,6 +77,9 @@ class Record(BaseModel):
     owner: str = Field(
         default="", description="Tells a claim of one's own, whose answer was lost, from another's."
     )
+    patience: float = Field(
+        default=0.0, description="Seconds that its sender may take, by the sender's settings."
+    )
     lost: bool = Field(default=False, description="Its answer is known to be lost.")
     flow_runs: list[str] = Field(
         default_factory=list, description="The flow runs that sent it, up to the root."
@@ -104,23 +110,24 @@ class Record(BaseModel):
         if self.lost:
             return Standing.IN_DOUBT
         # Both ways: a sender whose clock is ahead must not be waited for all the longer.
-        fresh = abs(now - self.sent_at) < patience
+        fresh = abs(now - self.sent_at) < max(patience, timedelta(seconds=self.patience))
         return Standing.SENDING if fresh else Standing.IN_DOUBT
 
     def afresh(self) -> Record:
         """The intent, as of now."""
-        return self.model_copy(update={"sent_at": datetime.now(UTC), "owner": uuid4().hex})
+        return self.model_copy(update={"sent_at": datetime.now(UTC)})
 
     def ended(self, outcome: Outcome, reason: str = "") -> Record:
         """The record with an ending."""
         return self.model_copy(update={"outcome": outcome, "reason": shortened(reason, 300)})
 
-    def as_json(self) -> dict[str, Any]:
-        """As it is stored; without the list of files where that would be too long."""
+    def as_json(self, most: int = MAX_RECORD) -> dict[str, Any]:
+        """As it is stored; what is least needed is left out where it is longer than `most`."""
         value = self.model_dump(mode="json", exclude_defaults=True, exclude={"schema_version"})
         value["schema_version"] = self.schema_version
-        if len(json.dumps(value)) > MAX_RECORD:
-            value.pop("files", None)
+        for name in ("files", "reason", "excerpt"):  # the least needed first
+            if len(json.dumps(value)) > most:
+                value.pop(name, None)
         return value
 
     @property
@@ -176,7 +183,7 @@ def record_key(
         attempt: Counts from 1.
     """
     identity = [
-        SCHEMA,
+        IDENTITY,
         scope,
         api_root,
         model,
@@ -200,6 +207,7 @@ def intent(
     attempt: int,
     flow_runs: list[str],
     credentials: str | None,
+    patience: timedelta,
 ) -> Record:
     """The intent to create a prediction, as of now."""
     prompt = input.get("prompt")
@@ -212,22 +220,32 @@ def intent(
         attempt=attempt,
         excerpt=shortened(prompt, EXCERPT) if isinstance(prompt, str) else "",
         sent_at=datetime.now(UTC),
+        owner=uuid4().hex,
         flow_runs=flow_runs,
+        patience=patience.total_seconds(),
         credentials=credentials,
     )
 
 
 def read_record(value: Any) -> Record | None:
-    """A stored value as a record; None where it can not be read (which is "in doubt")."""
+    """A stored value as a record; None where it can not be read, which is "in doubt".
+
+    So is one of a later version of this package, which may mean something else by it.
+    """
     try:
-        return Record.model_validate(value)
+        record = Record.model_validate(value)
     except ValidationError:
         return None
+    return record if record.schema_version <= SCHEMA else None
+
+
+#: Where URLs carry signatures.
+_QUERY = re.compile(r"(https?://[^\s?#]+)[?#]\S*", re.IGNORECASE)
 
 
 def shortened(text: str, length: int) -> str:
-    """Text in one line of at most `length` characters."""
-    line = " ".join(text.split())
+    """Text in one line of at most `length` characters, without the queries of URLs in it."""
+    line = _QUERY.sub(r"\1", " ".join(text.split()))
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 

@@ -19,6 +19,7 @@ from prefect_cometapi.errors import (
     ContentRefused,
     InvalidInput,
     OutputExpired,
+    OutputUnavailable,
     PredictionCanceled,
     PredictionFailed,
     RequestError,
@@ -126,6 +127,8 @@ class _Waiting:
         except (PredictionFailed, PredictionCanceled) as error:
             outcome = Outcome.FAILED if isinstance(error, PredictionFailed) else Outcome.CANCELED
             reason = self.prediction.error or ""
+            if isinstance(error, ContentRefused):
+                reason = f"content filter: {reason}"  # known again, also where it is cut short
             await settlement.settle(
                 self.client, self.prediction, outcome, self.observer, reason=reason
             )
@@ -241,14 +244,20 @@ async def _fetched(
 ) -> list[SavedFile]:
     try:
         return await outputs.save_outputs(client, prediction, store, prefix)
-    except OutputExpired:
+    except OutputExpired as error:
         # Perhaps only these URLs are: the service signs them anew while it has the outputs.
         try:
             fresh = prediction.seen_as(await client.query(prediction.id, model=prediction.model))
         except CometAPIError:
             fresh = prediction
-        if fresh.output is None or fresh.output == prediction.output:
+        if fresh.output is None or fresh.past_lifetime:
             raise
+        if fresh.output == prediction.output:
+            raise OutputUnavailable(
+                f"The outputs of prediction {prediction.id} are not served, though the service "
+                f"still has them: {error.__cause__ or error!s} Save them again in a moment, "
+                "for free."
+            ) from error
         return await outputs.save_outputs(client, fresh, store, prefix)
 
 

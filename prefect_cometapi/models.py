@@ -100,7 +100,7 @@ class Prediction(_Data):
         if not self.finished:
             return None
         predict_time = self.metrics.get("predict_time")
-        if isinstance(predict_time, int | float):
+        if isinstance(predict_time, int | float) and 0 <= predict_time < 1e9:
             return float(predict_time)
         return _seconds(self.started_at, self.completed_at)
 

@@ -63,6 +63,13 @@ def find_parts(output: Any) -> list[Part]:
     besides as JSON. Text, or a list of text tokens: one text file. A `data:` URI: its content.
     Numbers and everything else: JSON.
     """
+    try:
+        return _parts(output)
+    except RecursionError:
+        raise OutputDamaged("The output is nested too deeply to be saved.") from None
+
+
+def _parts(output: Any) -> list[Part]:
     if output is None or output == []:
         return []
     if isinstance(output, str) and not _is_link(output):
@@ -160,13 +167,20 @@ def identify(head: bytes, declared: str, source: str) -> FileType:
     declared_type = declared.partition(";")[0].strip().lower()
     if kind is None and declared_type == "text/html":
         kind = filetypes.HTML
-    if kind is filetypes.HTML and not urlsplit(source).path.lower().endswith((".html", ".htm")):
+    if kind is filetypes.HTML and not _path(source).lower().endswith((".html", ".htm")):
         raise OutputDamaged(f"{shown} is a web page, not the file that was promised.")
     if kind is not None:
         return kind
     if declared_type in filetypes.RECOGNISABLE:
         raise OutputDamaged(f"{shown} is declared as {declared_type}, but its bytes are not that.")
     return filetypes.by_declaration(declared)
+
+
+def _path(source: str) -> str:
+    try:
+        return urlsplit(source).path
+    except ValueError:
+        return ""
 
 
 # --- bringing it home -------------------------------------------------------------------------

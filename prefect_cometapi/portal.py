@@ -19,6 +19,8 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import anyio
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -107,8 +109,10 @@ async def acall(
         return await asyncio.shield(result)
     except asyncio.CancelledError:
         job.cancel()
-        while job.wants_time():
-            await asyncio.wait([result], timeout=SLICE)
+        # Prefect's time-outs are anyio's, which cancel again at every turn of the loop.
+        with anyio.CancelScope(shield=True):
+            while job.wants_time():
+                await asyncio.wait([result], timeout=SLICE)
         if result.done() and not result.cancelled():
             result.exception()  # looked at, so that asyncio does not report it as forgotten
         raise

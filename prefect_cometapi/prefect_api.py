@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from prefect import get_client, runtime
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import get_current_settings
 
 from prefect_cometapi.errors import LedgerError
@@ -119,8 +119,11 @@ async def current_scope() -> str:
     """
     if runs := await lineage():
         return run_scope(runs[-1])
-    if task_run := runtime.task_run.id:
-        return f"task-run:{task_run}"
+    if context := TaskRunContext.get():
+        # A user's task around this one keeps its id when it is retried; this one gets a new id.
+        parents = context.task_run.task_inputs.get("__parents__") or []
+        outer = getattr(parents[0], "id", None) if parents else None
+        return f"task-run:{outer or context.task_run.id}"
     return f"call:{uuid4()}"
 
 

@@ -6,12 +6,15 @@ across machines and survives a pod's disk.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -21,15 +24,19 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from prefect_cometapi.errors import InvalidInput, LedgerError, StorageError
 from prefect_cometapi.ledger import Record, read_record
-from prefect_cometapi.prefect_api import ask, which_server
+from prefect_cometapi.prefect_api import CALL_TIMEOUT, ask, which_server
 from prefect_cometapi.storage import BLOCK_SCHEME, open_storage
 from prefect_cometapi.stores import Store
 
 T = TypeVar("T")
 
-#: What marks the Variables of the ledger; the second tag is the scope, the rest are flow runs.
+#: What marks the Variables of the ledger.
 TAG = "cometapi"
+#: Before the scope, in the tag after that, and before the flow runs in the rest.
+SCOPE = "scope:"
 FOLDER = "cometapi-ledger"
+#: Seconds that bringing all records of a storage here may take.
+LIST_TIMEOUT = 120.0
 #: How many Variables the server hands out at once.
 _PAGE = 200
 
@@ -56,8 +63,11 @@ class RecordStore(ABC):
         """Whether there is a record, and the record if it can be read."""
 
     @abstractmethod
-    async def claim(self, key: str, record: Record) -> None:
+    async def claim(self, key: str, record: Record) -> UUID | None:
         """Write the intent unless there is a record already, in one step.
+
+        Returns:
+            What to `release` it by.
 
         Raises:
             ClaimTaken: There is one.
@@ -68,8 +78,11 @@ class RecordStore(ABC):
         """Write the record anew, with what has become known."""
 
     @abstractmethod
-    async def release(self, scope: str, key: str) -> None:
-        """Take a claim back, of what was certainly not accepted."""
+    async def release(self, scope: str, key: str, claim: UUID | None = None) -> None:
+        """Take a claim back, of what was certainly not accepted.
+
+        With `claim`, only that one: a late release must not hit the next claim of the same key.
+        """
 
     @abstractmethod
     async def delete(self, scope: str, key: str) -> None:
@@ -103,30 +116,43 @@ class ServerRecords(RecordStore):
         variable = await _ask(lambda client: client.read_variable_by_name(key))
         return (variable is not None, read_record(variable.value) if variable else None)
 
-    async def claim(self, key: str, record: Record) -> None:
+    async def claim(self, key: str, record: Record) -> UUID | None:
         """Create the Variable, which fails where there is one."""
-        variable = VariableCreate(name=key, value=record.as_json(), tags=[TAG, *record.tags])
+        new = {"name": key, "value": record.as_json(), "tags": _tags(record)}
         try:
-            await _ask(lambda client: client.create_variable(variable))
+            made = await _ask(lambda client: client.create_variable(VariableCreate(**new)))
         except (ClaimTaken, LedgerError):
             # Perhaps it was written and only the answer lost: Prefect's client sends it again.
-            _, found = await self.read(record.scope, key)
+            made = await _ask(lambda client: client.read_variable_by_name(key))
+            found = read_record(made.value) if made else None
             if found is None or not found.owner or found.owner != record.owner:
                 raise
+        return made.id if made else None
 
     async def store(self, key: str, record: Record) -> None:
         """Update the Variable; where somebody has deleted it meanwhile, create it."""
-        new = {"name": key, "value": record.as_json(), "tags": [TAG, *record.tags]}
+        new = {"name": key, "value": record.as_json(), "tags": _tags(record)}
         try:
             await _ask(lambda client: client.update_variable(VariableUpdate(**new)), then="")
         except LedgerError as error:
             if _status(error.__cause__) != 404:
                 raise
-            await _ask(lambda client: client.create_variable(VariableCreate(**new)), then="")
+            try:
+                await _ask(lambda client: client.create_variable(VariableCreate(**new)), then="")
+            except ClaimTaken:  # it is there after all
+                raise error from None
 
-    async def release(self, scope: str, key: str) -> None:
-        """Delete the Variable."""
-        await self.delete(scope, key)
+    async def release(self, scope: str, key: str, claim: UUID | None = None) -> None:
+        """Delete the Variable, by its id where that is known."""
+        if claim is None:
+            return await self.delete(scope, key)
+        path: Any = f"/variables/{claim}"
+        try:
+            await _ask(lambda client: client.request("DELETE", path), then="")
+        except LedgerError as error:
+            if _status(error.__cause__) != 404:
+                raise
+        return None
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete the Variable."""
@@ -134,7 +160,7 @@ class ServerRecords(RecordStore):
 
     async def records(self, scope: str | None = None) -> Records:
         """The Variables with the tags of the scope."""
-        tags = [TAG] if scope is None else [TAG, scope]
+        tags = [TAG] if scope is None else [TAG, SCOPE + scope]
         found: Records = {}
         while True:
             page = await _ask(
@@ -160,7 +186,7 @@ class ServerRecords(RecordStore):
         variable = await _ask(lambda client: client.read_variable_by_name(key))
         if variable is None or TAG not in variable.tags:
             raise no_record(key)
-        scopes = [tag for tag in variable.tags if tag != TAG]
+        scopes = [tag.removeprefix(SCOPE) for tag in variable.tags if tag.startswith(SCOPE)]
         return (scopes or [""])[0], read_record(variable.value)
 
 
@@ -182,27 +208,30 @@ class StoredRecords(RecordStore):
             return True, _decoded(content)
         return await self._claims.read(scope, key)
 
-    async def claim(self, key: str, record: Record) -> None:
+    async def claim(self, key: str, record: Record) -> UUID | None:
         """Claim on the server, then look whether the claim before this one has ended well."""
-        await self._claims.claim(key, record)
+        claim = await self._claims.claim(key, record)
         try:
             stored = await self._use(lambda store: store.read(_name(record.scope, key)))
         except LedgerError:
-            await self.release(record.scope, key)  # nothing will be sent
+            await self.release(record.scope, key, claim)  # nothing will be sent
             raise
         if stored is not None:
-            await self.release(record.scope, key)
+            await self.release(record.scope, key, claim)
             raise ClaimTaken
+        return claim
 
     async def store(self, key: str, record: Record) -> None:
         """Write the file, then give up the claim: the other way round would lose the record."""
-        content = json.dumps(record.as_json(), ensure_ascii=False).encode("utf-8", "replace")
+        content = json.dumps(record.as_json(sys.maxsize), ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
         await self._use(lambda store: store.write(_name(record.scope, key), content), then="")
         await self.release(record.scope, key)
 
-    async def release(self, scope: str, key: str) -> None:
+    async def release(self, scope: str, key: str, claim: UUID | None = None) -> None:
         """Delete the claim; there is no file yet, or it is safe."""
-        await self._claims.delete(scope, key)
+        await self._claims.release(scope, key, claim)
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete file and claim."""
@@ -213,7 +242,7 @@ class StoredRecords(RecordStore):
         """The files of the scope's folder, and the claims that have no file."""
         claims = await self._claims.records(scope)  # first: a claim may become a file meanwhile
         folder = FOLDER if scope is None else f"{FOLDER}/{_folder(scope)}"
-        files = await self._use(lambda store: store.read_all(folder), then="")
+        files = await self._use(lambda store: store.read_all(folder), then="", seconds=LIST_TIMEOUT)
         stored = {
             name.rpartition("/")[2].removesuffix(".json"): _decoded(content)
             for name, content in files.items()
@@ -222,14 +251,20 @@ class StoredRecords(RecordStore):
         return claims | stored
 
     async def _use(
-        self, question: Callable[[Store], Awaitable[T]], then: str = "Nothing was sent."
+        self,
+        question: Callable[[Store], Awaitable[T]],
+        then: str = "Nothing was sent.",
+        seconds: float = CALL_TIMEOUT,
     ) -> T:
         try:
             self._opened = self._opened or await open_storage(self._storage)
-            return await question(self._opened)
-        except StorageError as error:
+            async with asyncio.timeout(seconds):
+                return await question(self._opened)
+        except (StorageError, InvalidInput, TimeoutError) as error:
+            self._opened = None  # its credentials may have been changed meanwhile
+            reason = str(error) or f"there was no answer within {seconds:g} s."
             raise LedgerError(
-                f"The ledger in {self._storage} could not be used: {error} {then}".rstrip()
+                f"The ledger in {self._storage} could not be used: {reason} {then}".rstrip()
             ) from error
 
 
@@ -264,6 +299,10 @@ async def _ask(
 
 def _status(error: BaseException | None) -> int | None:
     return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+
+
+def _tags(record: Record) -> list[str]:
+    return [TAG, *(SCOPE + tag for tag in record.tags)]
 
 
 def _folder(scope: str) -> str:

@@ -21,7 +21,7 @@ class RunLog(Observer):
             self._log: Log = log or get_run_logger()
         except MissingContextError:
             self._log = get_logger("cometapi")
-        self._lines_seen = 0
+        self._lines_seen: dict[str, int] = {}
 
     def created(self, prediction: Prediction) -> None:
         """It was created, and is paid for."""
@@ -30,7 +30,7 @@ class RunLog(Observer):
     def found(self, prediction: Prediction) -> None:
         """It had been created by an earlier attempt of the same run."""
         self._log.info(
-            "Found prediction %s of %s, which this run has created before; it is %s. Nothing is "
+            "Found prediction %s of %s, which this scope has created before; it is %s. Nothing is "
             "paid twice (pass another `sample` for one more of the same input).",
             prediction.id,
             prediction.model,
@@ -39,10 +39,10 @@ class RunLog(Observer):
 
     def polled(self, prediction: Prediction) -> None:
         """Its state was read: the model's own new log lines, and how it ended."""
-        lines = prediction.logs.splitlines()
-        for line in lines[self._lines_seen :]:
+        lines, seen = prediction.logs.splitlines(), self._lines_seen.get(prediction.id, 0)
+        for line in lines[seen:]:
             self._log.debug("%s: %s", prediction.id, line)
-        self._lines_seen = max(self._lines_seen, len(lines))
+        self._lines_seen[prediction.id] = max(seen, len(lines))
         if prediction.finished:
             ran = f" after {prediction.run_time:.1f} s" if prediction.run_time is not None else ""
             self._log.info("Prediction %s %s%s.", prediction.id, prediction.status, ran)

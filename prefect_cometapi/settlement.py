@@ -44,10 +44,14 @@ async def settle(
 ) -> None:
     """Write into the record of a prediction how it ended; without an outcome, what was tried."""
     record = await find(client, prediction)
-    if record is None or record.prediction_id != prediction.id:
+    if record is None or record.prediction_id not in (None, prediction.id):
         return
-    if files is None and record.outcome in (outcome, Outcome.SAVED):
+    if record.outcome in (Outcome.ABANDONED, Outcome.RESUBMITTED):
+        return  # a person's decision
+    if files is None and record.outcome and record.outcome in (outcome, Outcome.SAVED):
         return  # known already; and what is saved stays so, whatever becomes of it elsewhere
+    # Where storing the id failed when it was created, this is the next chance.
+    record = record.model_copy(update={"prediction_id": prediction.id})
     changed = record.ended(outcome, reason) if outcome else record
     update: dict[str, object] = {"cancel_asked": cancel_asked or record.cancel_asked}
     if prediction.run_time is not None:

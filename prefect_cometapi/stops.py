@@ -221,6 +221,17 @@ async def _ask(runs: tuple[UUID, ...]) -> None:
             return
 
 
+async def at_rest(run: UUID) -> None:
+    """Wait until nothing of a flow run is under way in this process, for `CLEAN_UP` seconds.
+
+    A flow can end before its tasks have: `asyncio.gather` does not wait for the others.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLEAN_UP):
+            while any(run in watch.runs for watch in _watches.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
 def _forget_after_fork() -> None:
     global _looking
     _looking = None

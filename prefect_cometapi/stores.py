@@ -209,7 +209,7 @@ class _BlockStore(Store):
 
     async def check(self, prefix: str = "") -> None:
         """Write a small file, once a process: the interface has no other question to ask."""
-        question = (id(self.block), self.block.model_dump_json(), prefix)
+        question = (self.block._block_document_id or id(self.block), self.identity, prefix)
         if question in _answered:
             return
         with self.staging(PROBE_NAME) as path:
@@ -236,16 +236,19 @@ class _BlockStore(Store):
         try:
             return bytes(await self._awaited(self._get, name))
         except Exception as error:
-            looks = _looks(error, name)
-            if (self.identity, looks) not in _answered:
-                if not await self._means_absent(looks):
-                    raise StorageError(
-                        f"{name} could not be read from the {self}: {type(error).__name__}: {error}"
-                    ) from error
-                _answered.add((self.identity, looks))
-            return None
+            if await self._means_absent(_looks(error, name)):
+                return None
+            raise StorageError(
+                f"{name} could not be read from the {self}: {type(error).__name__}: {error}"
+            ) from error
 
     async def _means_absent(self, looks: tuple[str, str]) -> bool:
+        if (self.identity, looks) in _answered:  # then only whether it can be read at all, now
+            try:
+                await self._awaited(self._get, PROBE_NAME)
+            except Exception:
+                return False
+            return True
         # Each block fails in its own way. So ask for what can not be there and compare, and look
         # for what must be there before and after, so that an outage is not taken for an absence.
         with self.staging(PROBE_NAME) as path:
@@ -259,6 +262,8 @@ class _BlockStore(Store):
             except Exception as error:
                 found = _looks(error, nowhere)
                 await self._awaited(self._get, PROBE_NAME)
+                if found == looks:
+                    _answered.add((self.identity, looks))
                 return found == looks
         except Exception:
             return False

@@ -33,6 +33,8 @@ OnInDoubt = Literal["raise", "resubmit"]
 
 #: How often, in seconds, a record is looked at while another process is submitting it.
 CLAIM_PAUSE = 0.5
+#: How long, in seconds, a record that can not be read may take to become whole.
+TORN_PATIENCE = 3.0
 #: How often writing a record is tried, once a prediction is accepted: it is money.
 STORE_TRIES = 3
 
@@ -89,11 +91,22 @@ def check_request(
         ("scope", scope, 'a date as "2026-11-22"'),
         ("key", key, 'a row\'s id as "product-4711"'),
     ):
-        if text is not None and not (isinstance(text, str) and 0 < len(text.strip()) <= 200):
+        if text is not None and not (
+            isinstance(text, str) and 0 < len(text.strip()) <= 200 and _is_whole(text)
+        ):
             raise InvalidInput(
                 f"{name} is {text!r:.80}; it is a text of up to 200 characters, such as {example}. "
                 "Nothing was sent."
             )
+
+
+def _is_whole(text: str) -> bool:
+    """False for half a surrogate pair, such as a cut emoji, which nothing can store."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -137,28 +150,40 @@ async def submit(
     scope = order.scope or await current_scope()
     flow_runs = [str(run) for run in await lineage()]
     resubmissions = 1 if order.on_in_doubt == "resubmit" else 0
-    number = after + 1
-    while True:
-        attempt = _Attempt(client, order, scope, number, flow_runs, records, observer)
-        try:
-            if (found := await attempt.earlier()) is not None:
-                return found
-            return await attempt.create()
-        except ClaimTaken:
-            await asyncio.sleep(CLAIM_PAUSE)  # somebody was quicker: look again
-        except _OneMore:
-            number += 1
-        except SubmissionInDoubt as error:
-            # Once a call: a service that loses every reply must not be paid without end.
-            if not resubmissions:
-                raise
-            if (given_up := await attempt.give_up()) is None:
-                continue  # its id has come after all
-            if not given_up:
-                raise
-            observer.trouble(f'{error} It is sent again, once, for on_in_doubt="resubmit".')
-            resubmissions -= 1
-            number += 1
+
+    def nth(number: int) -> _Attempt:
+        return _Attempt(client, order, scope, number, flow_runs, records, observer)
+
+    attempt = nth(after + 1)
+
+    async def until_there() -> Prediction:
+        nonlocal attempt, resubmissions
+        while True:
+            try:
+                if (found := await attempt.earlier()) is not None:
+                    return found
+                return await attempt.create()
+            except ClaimTaken:
+                await asyncio.sleep(CLAIM_PAUSE)  # somebody was quicker: look again
+            except _OneMore:
+                attempt = nth(attempt.number + 1)
+            except SubmissionInDoubt as error:
+                # Once a call: a service that loses every reply must not be paid without end.
+                if not resubmissions:
+                    raise
+                try:
+                    given_up = await attempt.give_up()
+                except LedgerError as trouble:
+                    raise error from trouble
+                if given_up is None:
+                    continue  # its id has come after all
+                if not given_up:
+                    raise
+                observer.trouble(f'{error} For on_in_doubt="resubmit" it is, once.')
+                resubmissions -= 1
+                attempt = nth(attempt.number + 1)
+
+    return await stops.guarded(until_there, lambda asked: attempt.stop(by_a_person=asked))
 
 
 class _OneMore(Exception):
@@ -200,8 +225,10 @@ class _Attempt:
             attempt=number,
             flow_runs=flow_runs,
             credentials=order.credentials,
+            patience=patience(client.settings),
         )
         self.made: Prediction | None = None
+        self.doubt: SubmissionInDoubt | None = None
 
     async def earlier(self) -> Prediction | None:
         """The prediction that the scope has already, once it is clear whether there is one."""
@@ -241,7 +268,7 @@ class _Attempt:
         return found
 
     async def _attach(self, record: Record) -> Prediction:
-        known = self._known(record)
+        self.made = known = self._known(record)
         try:
             found = known.seen_as(await self.client.query(known.id, model=known.model))
         except AccountError:
@@ -271,15 +298,15 @@ class _Attempt:
     async def create(self) -> Prediction:
         """Create it, which an interruption can not cut in two."""
         try:
-            return await stops.guarded(
-                lambda: self.client.submit(self.order.model, self.order.input, self._recorded),
-                self._stop_what_was_made,
-            )
+            return await self.client.submit(self.order.model, self.order.input, self._recorded)
         except UnknownOutcome as error:
             raise ledger.in_doubt(self.key, self.intent, self.price, str(error)) from None
 
-    async def _stop_what_was_made(self, by_a_person: bool) -> None:
-        if self.made is not None:
+    async def stop(self, *, by_a_person: bool) -> None:
+        """Say what is in doubt; cancel what runs, if a person wants it to stop."""
+        if self.doubt is not None:
+            self.observer.trouble(str(self.doubt))
+        if self.made is not None and not self.made.finished:
             await settlement.interrupt(
                 self.client, self.made, self.observer, by_a_person=by_a_person
             )
@@ -288,15 +315,21 @@ class _Attempt:
         """Claim and intent, the POST, the id. The client never lets a cancellation in between."""
         # Afresh each time: after a 429, this may be long after the first time that it was claimed.
         self.intent = intent = self.intent.afresh()
-        await self.records.claim(self.key, intent)
+        claim = await self.records.claim(self.key, intent)
         try:
             prediction = await post()
-        except RequestError as error:
-            if next_step(Call.CREATE, error) is Step.IN_DOUBT:
+        except Exception as error:
+            refused = isinstance(error, RequestError) and (
+                next_step(Call.CREATE, error) is not Step.IN_DOUBT
+            )
+            if not refused:
+                self.doubt = ledger.in_doubt(self.key, intent, self.price, str(error))
                 lost = intent.model_copy(update={"lost": True})
                 await self._keep(lambda: self.records.store(self.key, lost), "marked as in doubt")
             else:
-                await self._keep(lambda: self.records.release(self.scope, self.key), "released")
+                await self._keep(
+                    lambda: self.records.release(self.scope, self.key, claim), "released"
+                )
             raise
         self.made = prediction.model_copy(
             update={"record_key": self.key, "scope": self.scope, "attempt": self.number}
@@ -313,7 +346,7 @@ class _Attempt:
         for attempt in range(1, STORE_TRIES + 1):
             try:
                 return await write()
-            except LedgerError as error:
+            except Exception as error:
                 if attempt == STORE_TRIES:
                     return self.observer.trouble(
                         f"The record {self.key} of a prediction of {self.order.model} could not be "
@@ -333,18 +366,20 @@ class _Attempt:
         """
         # The clocks of two machines may differ by more than a create takes. So somebody else's
         # intent is watched for as long by this one's, before it is paid for a second time.
-        until = time.monotonic() + patience(self.client.settings).total_seconds()
+        began, patient = time.monotonic(), patience(self.client.settings).total_seconds()
         while True:
-            _, record = await self.records.read(self.scope, self.key)
-            if record is None:
-                break
-            if record.outcome is Outcome.ABANDONED:
-                return False
-            if record.outcome or record.prediction_id:
+            exists, record = await self.records.read(self.scope, self.key)
+            if not exists:
                 return None
-            if record.lost or record.owner == self.intent.owner:
-                break
-            if time.monotonic() >= until:
+            if record is not None:
+                if record.outcome is Outcome.ABANDONED:
+                    return False
+                if record.outcome or record.prediction_id:
+                    return None
+                if record.lost or record.owner == self.intent.owner:
+                    break
+            # One that can not be read may be a file that is just being written.
+            if time.monotonic() >= began + (patient if record else TORN_PATIENCE):
                 break
             await asyncio.sleep(CLAIM_PAUSE)
         again = (record or self.intent).ended(Outcome.RESUBMITTED)

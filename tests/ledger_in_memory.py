@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -92,6 +92,7 @@ class World:
     def __init__(self, stored: bool) -> None:
         self.now = datetime(2026, 3, 12, tzinfo=UTC)
         self.variables: dict[str, tuple[Any, list[str]]] = {}
+        self.ids: dict[str, UUID] = {}
         self.files: dict[str, bytes] = {}
         self.posts: dict[str, list[Post]] = {request: [] for request in REQUESTS}
         #: The keys whose prediction somebody has allowed to be made once more.
@@ -152,31 +153,31 @@ class PrefectClient:
         def do() -> Any:
             self.world.look(name)
             value, tags = self.world.variables.get(name, (None, None))
-            return None if tags is None else SimpleNamespace(value=value, tags=tags)
+            found = SimpleNamespace(value=value, tags=tags, id=self.world.ids.get(name))
+            return None if tags is None else found
 
         return await Step(f"read Variable {name}", do)
 
-    async def create_variable(self, variable: VariableCreate) -> None:
+    async def create_variable(self, variable: VariableCreate) -> Any:
         process = self.world.current
 
-        def do() -> None:
+        def do() -> Any:
             if variable.name in self.world.variables:
                 raise ObjectAlreadyExists(Exception())
             process.claims = variable.name
             self.world.variables[variable.name] = (variable.value, variable.tags or [])
+            self.world.ids[variable.name] = uuid4()
             self.world.changed(variable.name)
             self.world.look(variable.name)
+            return SimpleNamespace(id=self.world.ids[variable.name])
 
-        await Step(f"create Variable {variable.name}", do)
+        return await Step(f"create Variable {variable.name}", do)
 
     async def update_variable(self, variable: VariableUpdate) -> None:
         def do() -> None:
             name = str(variable.name)
             if name not in self.world.variables:
-                request = httpx.Request("PATCH", "http://prefect.example")
-                raise httpx.HTTPStatusError(
-                    "404", request=request, response=httpx.Response(404, request=request)
-                )
+                raise _not_there("PATCH")
             self.world.variables[name] = (variable.value, variable.tags or [])
             self.world.changed(name)
             self.world.look(name)
@@ -190,7 +191,9 @@ class PrefectClient:
 
         await Step(f"delete Variable {name}", do)
 
-    async def request(self, method: str, path: str, json: dict[str, Any]) -> Any:
+    async def request(self, method: str, path: str, json: Any = None) -> Any:
+        if method == "DELETE":
+            return await self._delete(path.rpartition("/")[2])
         wanted = set(json["variables"]["tags"]["all_"])
         rows = [
             {"id": str(uuid4()), "name": name, "value": value, "tags": tags}
@@ -198,6 +201,22 @@ class PrefectClient:
             if wanted <= set(tags)
         ]
         return await Step(f"{method} {path}", lambda: SimpleNamespace(json=lambda: rows))
+
+    async def _delete(self, claim: str) -> None:
+        def do() -> None:
+            for name, found in self.world.ids.items():
+                if str(found) == claim and name in self.world.variables:
+                    del self.world.variables[name]
+                    return
+            raise _not_there("DELETE")
+
+        await Step("delete Variable by its id", do)
+
+
+def _not_there(method: str) -> httpx.HTTPStatusError:
+    request = httpx.Request(method, "http://prefect.example")
+    response = httpx.Response(404, request=request)
+    return httpx.HTTPStatusError("404", request=request, response=response)
 
 
 class MemoryStore(Store):
@@ -366,6 +385,9 @@ def patched(world: World) -> Iterator[None]:
     async def ask(question: Callable[[Any], Awaitable[Any]]) -> Any:
         return await question(PrefectClient(world))
 
+    async def open_storage(_: str) -> Store:
+        return MemoryStore(world)
+
     async def sleep(seconds: float) -> None:
         due = world.now + timedelta(seconds=seconds)
 
@@ -383,6 +405,8 @@ def patched(world: World) -> Iterator[None]:
         for module in (submission, settlement):
             patch.setattr(module, "open_ledger", lambda _: world.ledger)
         patch.setattr(records, "ask", ask)
+        patch.setattr(records, "open_storage", open_storage)
+        patch.setattr(records, "asyncio", SimpleNamespace(timeout=lambda _: nullcontext()))
         patch.setattr(submission, "asyncio", SimpleNamespace(sleep=sleep))
         patch.setattr(submission, "time", SimpleNamespace(monotonic=lambda: world.now.timestamp()))
         patch.setattr(submission, "stops", SimpleNamespace(guarded=guarded))

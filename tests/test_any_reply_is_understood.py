@@ -10,7 +10,7 @@ import json
 import math
 import pickle
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -18,7 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_cometapi.endings import refuses_content, succeeded
-from prefect_cometapi.errors import OutputError, PredictionError, RequestError, UnknownOutcome
+from prefect_cometapi.errors import (
+    OutputDamaged,
+    OutputError,
+    PredictionError,
+    RequestError,
+    UnknownOutcome,
+)
 from prefect_cometapi.failures import Call, Reply, Step, asked_wait, next_step, raise_for_error
 from prefect_cometapi.filetypes import FileType
 from prefect_cometapi.ledger import Outcome, intent
@@ -274,13 +280,13 @@ def fits_into_a_record(seen: Prediction) -> None:
         attempt=1,
         flow_runs=[],
         credentials=None,
+        patience=timedelta(seconds=100),
     )
     record = sent.ended(Outcome.FAILED, seen.error or "")
     record = record.model_copy(update={"run_time": seen.run_time})
     assert json.dumps(record.as_json(), allow_nan=False, ensure_ascii=False).encode()
 
 
-@pytest.mark.xfail(reason="run_time is any number; see TRAPS")
 @given(predictions, st.booleans())
 def test_what_is_known_of_its_end_fits_into_a_record(value: Any, escaped: bool) -> None:
     if seen := seen_in(dumped(value, escaped, "utf-8")):
@@ -312,10 +318,6 @@ TRAPS = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="raw halves of surrogate pairs; run_time is any number; a name split as a URL",
-)
 @pytest.mark.parametrize("name", TRAPS)
 def test_traps(name: str) -> None:
     seen = seen_in(TRAPS[name])
@@ -325,7 +327,6 @@ def test_traps(name: str) -> None:
     fits_into_a_record(seen)
 
 
-@pytest.mark.xfail(strict=True, reason="float() of 400 digits is infinite")
 @pytest.mark.parametrize("digits", [400, 900])
 def test_a_wait_of_many_digits_is_no_wait_without_end(digits: int) -> None:
     reply = Reply(429, {}, b'{"detail": "resets in ~' + b"9" * digits + b's"}')
@@ -351,12 +352,12 @@ def test_deep_replies(opening: str) -> None:
                 assert status == 400 or isinstance(answer, Prediction | UnknownOutcome)
 
 
-@pytest.mark.xfail(strict=True, reason="find_parts() recurses in Python, json.loads in C")
 @pytest.mark.parametrize("opening", ["[", '{"data":'])
 def test_deep_outputs(opening: str) -> None:
     for depth in DEEP:
         if seen := seen_in(
             f'{{"status": "succeeded", "output": {nested(opening, depth)}}}'.encode()
         ):
-            become_files(seen.output)
+            with suppress(OutputDamaged):  # which says that it is nested too deeply
+                become_files(seen.output)
             assert stored(seen).output == seen.output

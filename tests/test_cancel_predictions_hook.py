@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.filesystems import LocalFileSystem
-from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running, State
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 from pydantic import SecretStr
 
 from prefect_cometapi import (

@@ -54,7 +54,11 @@ def check_odd(odd: str, home: Home, simulator: Simulator) -> None:
     assert made.record_key not in home.records(f"{odd}x")
     outcome = found[str(made.record_key)].ended(Outcome.FAILED, odd * 300)
     portal.call(open_ledger(home.where).store, str(made.record_key), outcome)
-    assert home.records(odd)[str(made.record_key)] == outcome
+    # Reason and excerpt are for people, and give way where a Variable has no room for all.
+    stored = home.records(odd)[str(made.record_key)]
+    assert stored is not None
+    told = {"reason": outcome.reason, "excerpt": outcome.excerpt}
+    assert stored.model_copy(update=told) == outcome
     if home.in_files:
         assert all(home.folder in file.resolve().parents for file in home.folder.rglob("*"))
 
@@ -71,7 +75,6 @@ def test_odd_scopes_on_postgresql(
         check_odd(ODD[name], Home("prefect-server", tmp_path), cometapi_simulator)
 
 
-@pytest.mark.xfail(strict=True, reason="a scope is a tag beside the ledger's own, which all have")
 def test_a_scope_that_is_called_like_the_ledgers_own_tag(
     home: Home, cometapi_simulator: Simulator
 ) -> None:
@@ -81,13 +84,7 @@ def test_a_scope_that_is_called_like_the_ledgers_own_tag(
 
 @pytest.mark.parametrize(
     "odd",
-    [
-        "",
-        pytest.param(
-            "half \ud83d",
-            marks=pytest.mark.xfail(strict=True, reason="pydantic's ValidationError comes through"),
-        ),
-    ],
+    ["", "half \ud83d"],
     ids=["empty", "half-a-pair"],
 )
 def test_what_no_home_can_hold_stops_before_the_post(

@@ -32,7 +32,7 @@ def test_sigkill_at_each_boundary_and_a_retry_pay_once(tmp_path: Path) -> None:
     assert [row["boundary"] for row in rows] == list(NAMES)
     for row in rows:
         assert row["charged"] == row["predictions"] == row["finished"] + row["finished then"]
-        assert row["creates"] == row["predictions"] + row["resubmitted"], row
+        assert row["creates"] <= row["predictions"] + row["resubmitted"], row
         assert row["lost"] == row["half files"] == 0
     by_name = {row["boundary"]: row for row in rows}
     # What certainly was not sent, or is known by its id, is nobody's question.

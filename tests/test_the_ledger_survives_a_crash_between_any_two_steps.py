@@ -153,8 +153,6 @@ class Machine(RuleBasedStateMachine):
         assert step is not None
         if step.what == "sleep" and fate not in (DIES, DIES_AFTER):
             fate = WORKS
-        if fate == LOST and step.what.startswith("delete"):
-            fate = FAILS  # see test_a_release_whose_answer_is_lost
         if fate in (DIES, DIES_AFTER, TEARS):
             if fate == DIES_AFTER:
                 with suppress(Exception):
@@ -308,7 +306,6 @@ def up_to(machine: Machine, process: Process, what: str) -> None:
         machine._step(process, WORKS)
 
 
-@pytest.mark.xfail(strict=True, reason="a release deletes whatever claim is there by then")
 @HOMES
 def test_a_release_whose_answer_is_lost_leaves_the_next_claim_alone(home: type[Machine]) -> None:
     with history(home) as machine:
@@ -327,7 +324,6 @@ def test_a_release_whose_answer_is_lost_leaves_the_next_claim_alone(home: type[M
         machine.nothing_is_paid_unasked()
 
 
-@pytest.mark.xfail(strict=True, reason="it raises LedgerError, which says that nothing was sent")
 @HOMES
 def test_a_doubt_stays_one_where_resubmitting_it_fails(home: type[Machine]) -> None:
     with history(home) as machine:
@@ -354,7 +350,6 @@ def test_a_claim_that_the_storage_did_not_confirm_is_taken_back() -> None:
         assert again.error is None, again.error
 
 
-@pytest.mark.xfail(strict=True, reason="store() lets ClaimTaken through where it creates")
 def test_a_record_that_was_deleted_meanwhile_is_written_anew() -> None:
     with history(OnTheServer) as machine:
         process = machine._run(REQUESTS[0], False, "saved")
@@ -367,7 +362,6 @@ def test_a_record_that_was_deleted_meanwhile_is_written_anew() -> None:
         assert isinstance(process.result, Prediction)
 
 
-@pytest.mark.xfail(strict=True, reason="give_up() takes an absent record for an unreadable one")
 @HOMES
 def test_a_create_that_was_refused_is_not_resubmitted(home: type[Machine]) -> None:
     with history(home) as machine:

@@ -161,7 +161,8 @@ def main(words: list[str]) -> None:
     if words[0] == "serve":
         globals()[words[1]].with_options(**HOOKS).serve(words[2])
         return
-    done = globals()[words[0]](*words[1:])
+    shape = globals()[words[0]]
+    done = (shape.with_options(**HOOKS) if "SHAPES_HOOKS" in os.environ else shape)(*words[1:])
     if inspect.iscoroutine(done):
         asyncio.run(done)
 
