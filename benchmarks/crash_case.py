@@ -26,7 +26,7 @@ from benchmarks import boundaries, crash_flows
 from benchmarks.boundaries import AT_RANDOM, ON_BLOCK, ON_SERVER, Boundary, Places, Side
 from benchmarks.crash_checks import IN_DOUBT, damaged_files, judge, paid_for
 from benchmarks.crash_plan import Plan
-from benchmarks.prefect_server import ROOT, clean_environment
+from benchmarks.prefect_server import ROOT, clean_environment, records_on_server
 from benchmarks.proxy import Message, Watcher, proxy
 from prefect_cometapi import simulator
 
@@ -135,7 +135,7 @@ class Case:
             if resubmitted is not None:
                 run_id = await self._again(client, run_id)
                 reports.append(await self._process(run_id, None) or {})
-            records = {name: value for name, value, _ in await self._variables(client, run_id)}
+            records = {name: value for name, value, _ in await self._variables(run_id)}
         counts, broken = judge(
             plan,
             self.prompts,
@@ -248,19 +248,20 @@ class Case:
 
     async def _an_hour_later(self, client: PrefectClient, run_id: UUID) -> None:
         """Move the intents without an id into the past, which needs no waiting."""
-        for name, value, tags in await self._variables(client, run_id):
+        for name, value, tags in await self._variables(run_id):
             if not value.get("prediction_id"):
                 sent_at = datetime.fromisoformat(value["sent_at"]) - AN_HOUR
                 changed = {**value, "sent_at": sent_at.isoformat()}
                 await client.update_variable(VariableUpdate(name=name, value=changed, tags=tags))
 
-    async def _variables(
-        self, client: PrefectClient, run_id: UUID
-    ) -> list[tuple[str, dict[str, Any], list[str]]]:
+    async def _variables(self, run_id: UUID) -> list[tuple[str, dict[str, Any], list[str]]]:
         scope = self.scope or f"flow-run:{run_id}"
-        wanted = {"variables": {"tags": {"all_": ["cometapi", scope]}}, "limit": 200}
-        found = await client.request("POST", "/variables/filter", json=wanted)
-        return [(row["name"], row["value"], row["tags"]) for row in found.json()]
+        rows = await asyncio.to_thread(records_on_server, self.prefect_port)
+        return [
+            (name, row["value"], row["tags"])
+            for name, row in rows.items()
+            if row["value"]["scope"] == scope
+        ]
 
 
 class Clock:

@@ -23,14 +23,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.fault_account import Account, account
 from benchmarks.peers import Peers
-from benchmarks.prefect_server import ROOT, clean_environment, prefect_server
+from benchmarks.prefect_server import (
+    ROOT,
+    clean_environment,
+    prefect_server,
+    records_on_server,
+)
 from benchmarks.tables import markdown
 from prefect_cometapi import simulator
 from prefect_cometapi.simulator import records as simulator_records
@@ -79,15 +82,7 @@ def _pass(number: int, folder: Path, environment: dict[str, str], order: dict[st
 
 def _records(port: int, ledger: Path) -> dict[str, Any]:
     """All records there are, in both homes; a file counts more than its claim."""
-    found: dict[str, Any] = {}
-    wanted = {"variables": {"tags": {"all_": ["cometapi"]}}, "sort": "CREATED_DESC", "limit": 200}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as http:
-        while True:
-            offset = {"offset": len(found)}
-            rows = http.post("/variables/filter", json={**wanted, **offset}).json()
-            found |= {row["name"]: row["value"] for row in rows}
-            if len(rows) < wanted["limit"]:  # type: ignore[operator]
-                break
+    found = {name: row["value"] for name, row in records_on_server(port).items()}
     return found | {path.stem: json.loads(path.read_bytes()) for path in ledger.rglob("[!.]*.json")}
 
 

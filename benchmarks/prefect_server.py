@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -56,6 +57,19 @@ def prefect_server(folder: Path) -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def records_on_server(port: int) -> dict[str, Any]:
+    """The ledger's Variables, each as Prefect's API shows it, by name."""
+    found: dict[str, Any] = {}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=60) as http:
+        while True:
+            page = {"limit": 200, "offset": len(found), "sort": "CREATED_DESC"}
+            wanted = {"variables": {"tags": {"all_": ["cometapi"]}}, **page}
+            rows = http.post("/variables/filter", json=wanted).json()
+            found |= {row["name"]: row for row in rows}
+            if len(rows) < 200:
+                return found
 
 
 def _healthy(port: int) -> bool:

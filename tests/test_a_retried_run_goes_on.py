@@ -35,7 +35,7 @@ from prefect_cometapi.simulator import Simulator
 from tests.processes import wait_until
 from tests.servers import BOAT, MODEL
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 # A run of its own, in each of the ways that users have.
 

@@ -31,7 +31,7 @@ from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
 from tests.servers import BOAT, MODEL
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture

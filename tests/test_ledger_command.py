@@ -22,6 +22,8 @@ from prefect_cometapi.submission import Order, submit
 from tests.ledgers import read, use_home, write
 from tests.servers import BOAT, MODEL
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "prefect_cometapi"]
 
 

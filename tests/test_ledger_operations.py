@@ -49,7 +49,7 @@ from prefect_cometapi.submission import Order, submit
 from tests.ledgers import HOMES, read, tear, use_home, write
 from tests.servers import BOAT, MODEL
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=2)
 

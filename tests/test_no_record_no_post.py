@@ -33,6 +33,8 @@ from tests.servers import (
     serve,
 )
 
+pytestmark = pytest.mark.slow
+
 SIGNATURE = "3b5a9f0c2d7e8146"
 PRESIGNED = f"https://bucket.s3.amazonaws.com/chair.png?X-Amz-Signature={SIGNATURE}"
 
