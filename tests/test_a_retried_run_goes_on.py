@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableUpdate
 
@@ -278,3 +278,20 @@ async def test_retries_in_the_process(
     assert (tmp_path / file.name).stat().st_size == file.size
     counts = cometapi_simulator.counts
     assert (counts.creates, counts.downloads) == (1, 1)
+
+
+def test_a_users_own_task_outside_a_flow_keeps_its_scope_when_it_is_retried(
+    cometapi_simulator: Simulator,
+) -> None:
+    made: list[str] = []
+
+    @task(retries=1)
+    def mine() -> None:
+        made.append(create_prediction(CometAPICredentials.from_env(), MODEL, BOAT).id)
+        if len(made) == 1:
+            raise RuntimeError("something of mine")
+
+    mine()
+    assert len(made) == 2
+    assert len(set(made)) == 1
+    assert cometapi_simulator.counts.charged == 1
