@@ -29,7 +29,7 @@ from prefect_cometapi.ledger import Outcome
 from prefect_cometapi.models import Cancellation, Generation, Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.pacing import poll_delay
-from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.portal import on_background_loop, uninterrupted
 from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
 from prefect_cometapi.stores import Store
 from prefect_cometapi.submission import Order, check_choice, submit
@@ -233,8 +233,11 @@ async def save(
         await settlement.settle(client, prediction, Outcome.EXPIRED, observer, reason=str(error))
         raise
     observer.saved(prediction, files)
-    await settlement.settle(
-        client, prediction, Outcome.SAVED, observer, files=files, storage=store.identity
+    # Uninterrupted: what is saved must not be taken for lost.
+    await uninterrupted(
+        settlement.settle(
+            client, prediction, Outcome.SAVED, observer, files=files, storage=store.identity
+        )
     )
     return files
 

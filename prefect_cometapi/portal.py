@@ -112,7 +112,9 @@ async def acall(
         # Prefect's time-outs are anyio's, which cancel again at every turn of the loop.
         with anyio.CancelScope(shield=True):
             while job.wants_time():
-                await asyncio.wait([result], timeout=SLICE)
+                # asyncio.run cancels again what a canceled gather has left behind.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([result], timeout=SLICE)
         if result.done() and not result.cancelled():
             result.exception()  # looked at, so that asyncio does not report it as forgotten
         raise

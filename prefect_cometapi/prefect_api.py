@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TypeVar
 from uuid import UUID, uuid4
 
+import httpx
 from prefect import get_client, runtime
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
@@ -59,10 +60,17 @@ async def _client() -> PrefectClient:
     """A client that stays open: making one costs 20 ms of CPU each time."""
     key = (asyncio.get_running_loop(), *which_server())
     if key not in _clients:
-        client = await get_client().__aenter__()
+        hooks = {"event_hooks": {"response": [_soon_again]}}
+        client = await get_client(httpx_settings=hooks).__aenter__()
         if _clients.setdefault(key, client) is not client:  # somebody was quicker
             await client.__aexit__(None, None, None)
     return _clients[key]
+
+
+async def _soon_again(response: httpx.Response) -> None:
+    # SQLite is busy for milliseconds, after which Prefect's client would wait for 2 s and more.
+    if response.status_code == 503:
+        response.headers.setdefault("Retry-After", "0.3")
 
 
 # --- whose run this is ------------------------------------------------------------------------

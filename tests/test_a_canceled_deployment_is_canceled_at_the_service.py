@@ -24,15 +24,20 @@ from tests.stopping import ROOT, SHAPES, Process, flow_processes, is_pending, st
 
 EACH_SHAPE = pytest.mark.parametrize(
     ("shape", "number"),
-    {
-        "sync_direct": 1,
-        "sync_submit": 3,
-        "sync_map": 3,
-        "sync_subflow": 1,
-        "async_direct": 1,
-        "async_gather": 3,
-        "async_subflow": 1,
-    }.items(),
+    [
+        ("sync_submit", 3),
+        ("async_gather", 3),
+        *(
+            pytest.param(shape, number, marks=pytest.mark.long)
+            for shape, number in (
+                ("sync_direct", 1),
+                ("sync_map", 3),
+                ("sync_subflow", 1),
+                ("async_direct", 1),
+                ("async_subflow", 1),
+            )
+        ),
+    ],
 )
 #: Prefect 3.6 calls a canceled async run Crashed.
 CALLED_CRASHED = find_spec("prefect._internal.control_listener") is None

@@ -47,7 +47,14 @@ DIRECT = {
     "async_subflow": 1,
     "async_calls_sync": 1,
 }
-EACH_SHAPE = pytest.mark.parametrize(("shape", "number"), (DIRECT | IN_THREADS).items())
+QUICK = ("sync_direct", "sync_submit", "async_direct", "async_gather")
+EACH_SHAPE = pytest.mark.parametrize(
+    ("shape", "number"),
+    [
+        pytest.param(shape, number, marks=[] if shape in QUICK else pytest.mark.long)
+        for shape, number in (DIRECT | IN_THREADS).items()
+    ],
+)
 
 
 class Clock:
@@ -161,6 +168,7 @@ def test_ctrl_c_cancels_by_the_hook_what_nobody_waits_for(
     assert scripts.records()[0].outcome is Outcome.STOPPED
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["sync_submit", "sync_map", "async_gather"])
 def test_nothing_stays_of_a_run_that_ctrl_c_finds_in_the_middle(
     shape: str, scripts: Scripts, cometapi_simulator: Simulator
@@ -282,6 +290,7 @@ async def relay(prefect_environment: dict[str, str]) -> AsyncIterator[Relay]:
     relay.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["close", "freeze"])
 @pytest.mark.parametrize("shape", ["sync_direct", "async_direct", "sync_submit"])
 def test_ctrl_c_reaches_the_service_without_prefects_server(
@@ -295,6 +304,7 @@ def test_ctrl_c_reaches_the_service_without_prefects_server(
         wait_until(lambda: cometapi_simulator.counts.cancels == number, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["close", "freeze"])
 @pytest.mark.parametrize(("shape", "seconds"), [("sync_direct", 5), ("sync_submit", 16)])
 def test_sigterm_does_not_wait_for_prefects_server(

@@ -149,7 +149,7 @@ def test_resubmit_pays_once_more_and_says_so(
     cometapi_simulator.script("create", [fault])
     made = make(tmp_path, scope, on_in_doubt="resubmit")
     assert made.prediction.attempt == 2
-    assert "sent again, once" in caplog.text
+    assert 'For on_in_doubt="resubmit" it is, once' in caplog.text
     assert cometapi_simulator.counts.charged == 2
     assert outcomes(scope) == [Outcome.RESUBMITTED, Outcome.SAVED]
     # Later runs follow the same trail, whatever they would do in doubt.
