@@ -43,6 +43,8 @@ from prefect_cometapi.tasks import client_for, run_name
 
 #: How many records are dealt with at once. The client's gates bound requests and downloads.
 AT_ONCE = 50
+#: Seconds that the service may take to hand over the outputs of what it calls a success.
+HANDOVER_TIMEOUT = 60.0
 #: What may be looked for once more where somebody names it.
 LOOKED_FOR_AGAIN = (Outcome.EXPIRED, Outcome.ABANDONED)
 
@@ -236,14 +238,17 @@ class _Collecting:
         except PredictionNotFound:
             if datetime.now(UTC) - record.sent_at > timedelta(seconds=NOT_FOUND_TOLERANCE):
                 raise
-        if not prediction.finished:
+        if not prediction.finished and not prediction.outputs_pending:
             return entry.result(
                 Did.RUNNING,
                 f"Prediction {prediction.id} is {prediction.service_status or prediction.status}; "
                 "collect it later.",
             )
-        # It is finished, so this does not wait: it tells its end, to the record as well.
-        prediction = await lifecycle.wait(self.client, prediction, observer=observer)
+        # It has ended, so this hardly waits: it tells its end, to the record as well.
+        age = (datetime.now(UTC) - record.sent_at).total_seconds()
+        prediction = await lifecycle.wait(
+            self.client, prediction, timeout=max(age, 0) + HANDOVER_TIMEOUT, observer=observer
+        )
         files = await lifecycle.save(
             self.client, prediction, self.storage, prefix=self.prefix, observer=observer
         )

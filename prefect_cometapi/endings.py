@@ -28,6 +28,22 @@ def refuses_content(reason: str) -> bool:
     return _REFUSAL.search(reason) is not None
 
 
+#: How many polls in a row may bring a success without its outputs, before that is all there is.
+HANDOVERS = 5
+
+
+def handed_over(prediction: Prediction, polls: int) -> Prediction:
+    """The prediction as it counts after so many polls in a row that brought no more than this.
+
+    A success whose outputs never come is one with the output that the envelope named; without any
+    it is waited for, except where the outputs are deleted by now.
+    """
+    enough = polls >= HANDOVERS and (prediction.output is not None or prediction.past_lifetime)
+    if not prediction.outputs_pending or not enough:
+        return prediction
+    return prediction.model_copy(update={"status": PredictionStatus.SUCCEEDED})
+
+
 def succeeded(prediction: Prediction) -> Prediction:
     """The finished prediction, if it succeeded.
 
@@ -85,9 +101,12 @@ def late_and_canceled(prediction: Prediction, timeout: float, answer: str) -> Pr
 
 
 def _not_seen_to_finish(prediction: Prediction, timeout: float, trouble: str) -> str:
+    status = prediction.service_status or prediction.status
+    if prediction.outputs_pending:
+        status += ", but the service has not handed over its outputs"
     return (
         f"{_name(prediction)} was not seen to finish in {timeout:g} s; its last known status is "
-        f"{prediction.service_status or prediction.status}.{' ' + trouble if trouble else ''}"
+        f"{status}.{' ' + trouble if trouble else ''}"
     )
 
 

@@ -139,9 +139,9 @@ class _Waiting:
         client, settings = self.client, self.client.settings
         patience = settings.query_timeout  # the first poll is made in any case, and gets its time
         age = _age(self.prediction)
-        started = time.monotonic() - age
+        started = paced_from = time.monotonic() - age
         deadline = started + timeout
-        failures, trouble, again = 0, "", False
+        failures, trouble, again, pending = 0, "", False, 0
         if not self.prediction.finished and age < settings.poll_min:
             await asyncio.sleep(settings.poll_min - age)  # nothing is done that soon
         while not self.prediction.finished:
@@ -151,7 +151,9 @@ class _Waiting:
                     seen = await client.query(
                         self.prediction.id, model=self.prediction.model, again=again
                     )
-                self.prediction = self.prediction.seen_as(seen)
+                pending = pending + 1 if seen.outputs_pending else 0
+                paced_from = time.monotonic() if pending == 1 else paced_from
+                self.prediction = endings.handed_over(self.prediction.seen_as(seen), pending)
             except TimeoutError:
                 pause = settings.poll_min
                 trouble = trouble or "The last poll got no answer in time."
@@ -168,7 +170,7 @@ class _Waiting:
                 failures, trouble, again = 0, "", False
                 self.observer.polled(self.prediction)
                 pause = poll_delay(
-                    time.monotonic() - started,
+                    time.monotonic() - paced_from,
                     _random,
                     shortest=settings.poll_min,
                     longest=settings.poll_max,
@@ -230,8 +232,15 @@ async def save(
     try:
         files = await _fetched(client, prediction, store, prefix)
     except OutputExpired as error:
-        await settlement.settle(client, prediction, Outcome.EXPIRED, observer, reason=str(error))
-        raise
+        expired = error
+        # A process that died between the last file and the record has left them.
+        if there := await store.beginning_with(f"{outputs.stem_of(prediction, prefix)}-"):
+            expired = OutputExpired(
+                f"{error} An earlier attempt has left {', '.join(there)} in the {store}, whole; "
+                "whether there were more can not be known any more."
+            )
+        await settlement.settle(client, prediction, Outcome.EXPIRED, observer, reason=str(expired))
+        raise expired from error.__cause__
     observer.saved(prediction, files)
     # Uninterrupted: what is saved must not be taken for lost.
     await uninterrupted(
@@ -253,9 +262,9 @@ async def _fetched(
             fresh = prediction.seen_as(await client.query(prediction.id, model=prediction.model))
         except CometAPIError:
             fresh = prediction
-        if fresh.output is None or fresh.past_lifetime:
+        if fresh.past_lifetime or (fresh.finished and fresh.output is None):
             raise
-        if fresh.output == prediction.output:
+        if not fresh.finished or fresh.output == prediction.output:
             raise OutputUnavailable(
                 f"The outputs of prediction {prediction.id} are not served, though the service "
                 f"still has them: {error.__cause__ or error!s} Save them again in a moment, "

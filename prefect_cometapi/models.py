@@ -54,6 +54,12 @@ class Prediction(_Data):
     output: Any = Field(
         default=None, description="URLs, text, an object, a number: whatever the model makes."
     )
+    outputs_pending: bool = Field(
+        default=False,
+        description="True where the service calls it a success, but has not handed over the "
+        "prediction itself: it counts as processing, and `output` is what the reply's envelope "
+        "named of it.",
+    )
     error: str | None = Field(default=None, description="The service's reason for a failure.")
     logs: str = Field(default="", description="The model's own log.")
     metrics: dict[str, Any] = Field(

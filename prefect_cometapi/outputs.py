@@ -199,9 +199,7 @@ async def save_outputs(
         OutputExpired: The service has deleted the outputs.
         OutputError: An output could not be brought home; says which, and what was saved.
     """
-    stem = "/".join(
-        part for part in (check_prefix(prefix), check_prediction_id(prediction.id)) if part
-    )
+    stem = stem_of(prediction, prefix)
     if prediction.status is not PredictionStatus.SUCCEEDED:
         raise InvalidInput(
             f"Prediction {prediction.id} is {prediction.status}, so it has no outputs to save"
@@ -228,6 +226,12 @@ async def save_outputs(
         if isinstance(result, BaseException):
             raise result
     return saved
+
+
+def stem_of(prediction: Prediction, prefix: str = "") -> str:
+    """What the names of its files begin with, before `-<n>.<extension>`."""
+    parts = (check_prefix(prefix), check_prediction_id(prediction.id))
+    return "/".join(part for part in parts if part)
 
 
 async def _save_part(

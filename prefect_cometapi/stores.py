@@ -10,7 +10,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -55,6 +55,10 @@ class Store(ABC):
     async def holds(self, name: str, size: int) -> bool:
         """False where a file of that name and size is certainly not there."""
         return True
+
+    async def beginning_with(self, stem: str) -> list[str]:
+        """The names of the files there that begin so; none where that is not known."""
+        return []
 
     @abstractmethod
     async def read(self, name: str) -> bytes | None:
@@ -136,6 +140,19 @@ class Folder(Store):
         """Looks."""
         path = self.root / name
         return await asyncio.to_thread(lambda: path.is_file() and path.stat().st_size == size)
+
+    async def beginning_with(self, stem: str) -> list[str]:
+        """Looks."""
+
+        def look() -> list[str]:
+            folder = (self.root / stem).parent
+            found = sorted(folder.iterdir()) if folder.is_dir() else []
+            names = (path.relative_to(self.root).as_posix() for path in found)
+            return [name for name in names if name.startswith(stem)]
+
+        with suppress(OSError):
+            return await asyncio.to_thread(look)
+        return []
 
     async def read(self, name: str) -> bytes | None:
         """Reads the file."""

@@ -207,20 +207,25 @@ def _prediction(
     known = [word for word in words if word.lower() in STATUSES]
     word = (known or words or [""])[0]
     status = STATUSES.get(word.lower(), PredictionStatus.PROCESSING)
+    succeeded = status is PredictionStatus.SUCCEEDED
     output = record.get("output")
-    if output is None and status is PredictionStatus.SUCCEEDED:
+    if output is None and succeeded:
         output = envelope.get("result_url") or None
+    # An envelope whose prediction is missing names one output at most, of however many there are.
+    told = record is not envelope and str(record.get("status")).lower() in STATUSES
+    pending = succeeded and not told and "output" not in record
     reason = _first(record.get("error"), envelope.get("fail_reason"))
     inputs, metrics = record.get("input"), record.get("metrics")
     return Prediction(
         id=prediction_id,
         model=as_text(record.get("model")) or model,
-        status=status,
+        status=PredictionStatus.PROCESSING if pending else status,
         service_status=word,
         api_root=api_root,
         input=inputs if isinstance(inputs, dict) else {},
         output=output,
-        error=as_text(reason) or None if status is not PredictionStatus.SUCCEEDED else None,
+        outputs_pending=pending,
+        error=as_text(reason) or None if not succeeded else None,
         logs=as_text(record.get("logs")),
         metrics=metrics if isinstance(metrics, dict) else {},
         version=as_text(record.get("version")) or None,

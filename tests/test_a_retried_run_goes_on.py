@@ -189,6 +189,21 @@ async def test_what_has_expired_meanwhile_is_told_as_that(
 
 
 @WAYS
+@pytest.mark.cometapi_simulator(output_ttl=0.0)
+async def test_files_that_a_dead_process_put_in_place_are_named_when_the_rest_has_expired(
+    way: Any, scope: str, cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    made = only_create(scope)
+    ended_as(cometapi_simulator, "succeeded")
+    (tmp_path / f"{made}-0.webp").write_bytes(b"whole, but in no record")
+    for _ in range(2):
+        with pytest.raises(OutputExpired, match=f"has left {made}-0.webp in the folder") as caught:
+            await way(tmp_path, scope)
+        assert str(caught.value).count("has left") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"{made}-0.webp"]
+
+
+@WAYS
 async def test_what_was_saved_is_not_fetched_again(
     way: Any, scope: str, cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:

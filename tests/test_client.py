@@ -387,7 +387,7 @@ def test_a_query_that_the_account_may_not_make_is_not_repeated(sim: Simulator, f
     assert sim.counts.polls == 1
 
 
-@pytest.mark.parametrize("fault", ["null-data", "strange-status"])
+@pytest.mark.parametrize("fault", ["null-data", "strange-status", "hollow", "hollow-other-words"])
 def test_a_query_with_nothing_to_tell_yet_is_not_finished(sim: Simulator, fault: str) -> None:
     client = client_of(sim)
     created = client.create_prediction(MODEL, BOAT)

@@ -280,6 +280,7 @@ def test_an_old_one_without_outputs_has_not_made_nothing(
     credentials: CometAPICredentials,
     scope: str,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prediction = credentials.get_client().create_prediction("simulator/nothing", BOAT)
     old = Record(
@@ -293,7 +294,12 @@ def test_an_old_one_without_outputs_has_not_made_nothing(
     for number, record in enumerate((old, young)):
         write(home, record_key(scope, record.api_root, record.model, BOAT, number), record)
     cometapi_simulator.set_fault("query.hollow", 1.0)  # without times, and without "data_removed"
-    assert did(collected(credentials, tmp_path, scope, timeout=20)) == [Did.EXPIRED, Did.SAVED]
+    monkeypatch.setattr(collection, "HANDOVER_TIMEOUT", 4.0)
+    report = collected(credentials, tmp_path, scope)
+    assert did(report) == [Did.EXPIRED, Did.TROUBLE]
+    assert "has not handed over its outputs" in report.results[1].message
+    cometapi_simulator.set_fault("query.hollow", 0.0)
+    assert did(collected(credentials, tmp_path, scope)) == [Did.SAVED]
 
 
 def test_more_than_are_dealt_with_at_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,8 @@ def client_of(service: simulator.Simulator) -> CometAPIClient:
         ["html"],
         ["not-exist-400", "not-exist-404"],
         ["null-data"],
+        ["hollow"] * 4,
+        ["hollow-other-words"],
         ["strange-status", "strange-status"],
         ["cut-off", "bad-json"],
         ["redirect"],
@@ -90,6 +93,34 @@ async def test_no_trouble_with_polls_fails_the_prediction(faults: list[str]) -> 
         assert done.output
         assert service.counts.polls > len(faults)
         assert service.counts.charged == 1
+
+
+@pytest.mark.parametrize(("model", "files"), [(MODEL, 4), ("simulator/text", 1)])
+async def test_a_success_without_its_outputs_is_not_all_there_is(
+    model: str, files: int, tmp_path: Path
+) -> None:
+    input = {**INPUT, "num_outputs": 4} if model == MODEL else INPUT
+    with simulator.run(run_time=0.05, shape="enveloped") as service:
+        service.script("query", ["hollow"] * 4)
+        made = await lifecycle.generate(client_of(service), Order(model, input), tmp_path)
+        assert len(made.files) == files
+        assert service.counts.polls > 4
+        assert not made.prediction.outputs_pending
+
+
+async def test_where_only_ever_the_envelope_comes_what_it_names_is_the_output() -> None:
+    with simulator.run(run_time=0.05, shape="enveloped") as service:
+        service.set_fault("query.hollow", 1.0)
+        client = client_of(service)
+        done = await lifecycle.wait(client, await submit(client, ORDER), timeout=30)
+        assert done.status is PredictionStatus.SUCCEEDED
+        assert done.outputs_pending
+        assert isinstance(done.output, str)
+        assert service.counts.polls >= 5
+        nameless = await submit(client, Order("simulator/text", INPUT))
+        with pytest.raises(PredictionTimeout, match="SUCCESS, but the service has not handed over"):
+            await lifecycle.wait(client, nameless, timeout=1.5)
+        assert service.counts.polls > 12
 
 
 @pytest.mark.parametrize(

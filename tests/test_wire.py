@@ -174,8 +174,8 @@ def test_every_status_in_any_letter_case_and_either_shape(
     spelled = spell(word)
     for body in (
         {"id": ID, "status": spelled},
-        envelope(status=spelled),
-        envelope({}, status=spelled),
+        envelope(status=spelled, output=None),
+        envelope({"output": None}, status=spelled),
     ):
         prediction = read(body)
         assert (prediction.status, prediction.service_status) == (status, spelled)
@@ -201,7 +201,7 @@ def test_a_status_never_seen_is_not_finished(word: str) -> None:
         pytest.param("processing", "SUCCESS", S.PROCESSING, id="inner-wins-unfinished"),
         pytest.param("succeeded", "IN_PROGRESS", S.SUCCEEDED, id="inner-wins-finished"),
         pytest.param("aborted", "FAILURE", S.ABORTED, id="inner-wins-finer"),
-        pytest.param(None, "SUCCESS", S.SUCCEEDED, id="inner-null"),
+        pytest.param(None, "SUCCESS", S.PROCESSING, id="inner-null"),
         pytest.param("", "FAILURE", S.FAILED, id="inner-empty"),
         pytest.param("succeeded", None, S.SUCCEEDED, id="outer-null"),
         pytest.param("weird", "odd", S.PROCESSING, id="neither-known"),
@@ -273,8 +273,26 @@ def given(**fields: Any) -> Mapping[str, Any]:
         pytest.param(
             None,
             given(status="SUCCESS", result_url=URL),
-            given(output=URL),
+            given(output=URL, outputs_pending=True, status=S.PROCESSING, service_status="SUCCESS"),
             id="result-url-alone",
+        ),
+        pytest.param(
+            {},
+            given(status="SUCCESS", result_url=URL),
+            given(output=URL, outputs_pending=True, status=S.PROCESSING),
+            id="result-url-beside-nothing",
+        ),
+        pytest.param(
+            None,
+            given(status="SUCCESS", result_url=""),
+            given(output=None, outputs_pending=True, status=S.PROCESSING),
+            id="success-alone",
+        ),
+        pytest.param(
+            None,
+            given(status="SUCCESS", output=[URL, URL], result_url=URL),
+            given(output=[URL, URL], outputs_pending=False, status=S.SUCCEEDED),
+            id="the-outputs-themselves-in-the-envelope",
         ),
         pytest.param(
             given(status="succeeded"),
