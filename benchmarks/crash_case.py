@@ -31,7 +31,7 @@ from benchmarks.proxy import Message, Watcher, proxy
 from prefect_cometapi import simulator
 
 #: Longest that one process may take, in seconds.
-PATIENCE = 240.0
+PATIENCE = 400.0
 #: What a random kill is drawn from, in seconds after the process first asks Prefect's server.
 RANDOM_SPAN = 6.0
 #: What the dead process has sent may still arrive, for so many seconds.
@@ -232,6 +232,10 @@ class Case:
         except TimeoutError:
             self.broken.append(f"process {self.processes} did not end within {PATIENCE:g} s")
             await self.kill()
+        except BaseException:  # the harness itself is being ended
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            raise
 
     async def _decide(self, report: dict[str, Any], scope: str) -> set[str] | None:
         """What a person does: adopt what the service has, resubmit the rest; None: no need."""

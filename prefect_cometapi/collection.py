@@ -32,7 +32,7 @@ from prefect_cometapi.errors import (
 )
 from prefect_cometapi.failures import NOT_FOUND_TOLERANCE
 from prefect_cometapi.ledger import Outcome, Record, Standing, way_out
-from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
+from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.pacing import poll_delay
 from prefect_cometapi.portal import on_background_loop
@@ -223,16 +223,8 @@ class _Collecting:
 
     async def _collected(self, entry: LedgerEntry, record: Record) -> RecordResult:
         observer = self.observer()
-        prediction = Prediction(
-            id=record.prediction_id or "",
-            model=record.model,
-            status=PredictionStatus.STARTING,
-            api_root=record.api_root,
-            submitted_at=record.sent_at,
-            record_key=entry.key,
-            scope=record.scope,
-            attempt=record.attempt,
-        )
+        unsettled = record.model_copy(update={"outcome": None})
+        prediction = unsettled.prediction(entry.key)
         try:
             prediction = await lifecycle.get(self.client, prediction, observer=observer)
         except PredictionNotFound:

@@ -63,13 +63,7 @@ def generate(
         CometAPIError: Whatever `create_prediction`, `poll_prediction` and `save_outputs` raise.
     """
     order = order_for(
-        credentials,
-        model=model,
-        input=input,
-        scope=scope,
-        key=key,
-        sample=sample,
-        on_in_doubt=on_in_doubt,
+        credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
     return portal.call(
         lifecycle.generate,
@@ -102,13 +96,7 @@ async def agenerate(
 ) -> Generation:
     """Async twin of `generate`."""
     order = order_for(
-        credentials,
-        model=model,
-        input=input,
-        scope=scope,
-        key=key,
-        sample=sample,
-        on_in_doubt=on_in_doubt,
+        credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
     return await lifecycle.generate(
         client_for(credentials),

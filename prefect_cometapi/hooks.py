@@ -16,7 +16,6 @@ from prefect_cometapi.client import CANCEL_TIMEOUT
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import CometAPIError
 from prefect_cometapi.ledger import Record, run_scope
-from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.prefect_api import flow_run_state
 from prefect_cometapi.records import StoredRecords, open_ledger
 from prefect_cometapi.reports import Log, RunLog
@@ -108,16 +107,8 @@ async def _cancel_all(scope: str, log: Log) -> None:
 
 
 async def _cancel(key: str, record: Record, log: Log) -> None:
-    prediction = Prediction(
-        id=record.prediction_id or "",
-        model=record.model,
-        status=PredictionStatus.STARTING,
-        api_root=record.api_root,
-        record_key=key,
-        scope=record.scope,
-    )
-    credentials = await _credentials(record)
-    await settlement.stop(credentials.get_client(), prediction, RunLog(log))
+    client = (await _credentials(record)).get_client()
+    await settlement.stop(client, record.prediction(key), RunLog(log))
 
 
 async def _credentials(record: Record) -> CometAPICredentials:

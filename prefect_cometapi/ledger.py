@@ -21,7 +21,7 @@ from uuid import uuid4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_cometapi.errors import SubmissionInDoubt
-from prefect_cometapi.models import PredictionStatus, SavedFile
+from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 
 SCHEMA = 1
 #: Part of every key. Never changes: with another one, runs under way would pay again.
@@ -130,6 +130,29 @@ class Record(BaseModel):
                 value.pop(name, None)
         return value
 
+    def prediction(self, key: str, input: Mapping[str, Any] | None = None) -> Prediction:
+        """Its prediction, as far as the record tells.
+
+        Args:
+            key: The record's.
+            input: What was asked for, where the caller knows.
+        """
+        ended = self.outcome and STATUS_OF[self.outcome]
+        return Prediction(
+            id=self.prediction_id or "",
+            model=self.model,
+            status=ended or PredictionStatus.STARTING,
+            api_root=self.api_root,
+            input=dict(input or {}),
+            error=self.reason or None if ended is PredictionStatus.FAILED else None,
+            metrics={} if self.run_time is None else {"predict_time": self.run_time},
+            data_removed=ended is PredictionStatus.SUCCEEDED,  # as far as is known here
+            submitted_at=self.sent_at,
+            record_key=key,
+            scope=self.scope,
+            attempt=self.attempt,
+        )
+
     @property
     def tags(self) -> list[str]:
         """What it can be found by besides its key: its scope and the flow runs that sent it."""
@@ -194,6 +217,19 @@ def record_key(
         identity.append(attempt)
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return PREFIX + hashlib.sha256(canonical.encode()).hexdigest()[:40]
+
+
+def key_of(record: Record, input: Mapping[str, Any]) -> str:
+    """The name under which an intent is known."""
+    return record_key(
+        record.scope,
+        record.api_root,
+        record.model,
+        input,
+        record.sample,
+        key=record.key,
+        attempt=record.attempt,
+    )
 
 
 def intent(

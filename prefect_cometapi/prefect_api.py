@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from logging import getLogger
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -20,8 +21,12 @@ from prefect_cometapi.ledger import run_scope
 
 T = TypeVar("T")
 
-#: Seconds that one call may take.
-CALL_TIMEOUT = 10.0
+#: Seconds that one call may take. A server with SQLite can stand still for 60: the garbage
+#: collector then waits, on its only event loop, for a statement that waits for that loop's commit.
+CALL_TIMEOUT = 75.0
+#: Seconds after which somebody who waits is told so, and that a call may take once the server has
+#: been silent for a whole `CALL_TIMEOUT`: those in line must not wait that long one by one.
+SLOW = 10.0
 
 
 async def ask(question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool = True) -> T:
@@ -36,10 +41,30 @@ async def ask(question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool 
         TimeoutError: There was no answer within `CALL_TIMEOUT`.
         Exception: Whatever Prefect's client raises.
     """
+    global _silent
     async with _turn() if queue else nullcontext():
         client = await _client()  # which may first start Prefect's temporary server, in its time
-        async with asyncio.timeout(CALL_TIMEOUT):
-            return await question(client)
+        slow = asyncio.get_running_loop().call_later(SLOW, _tell_slow)
+        try:
+            async with asyncio.timeout(min(SLOW, CALL_TIMEOUT) if _silent else CALL_TIMEOUT):
+                answer = await question(client)
+        except TimeoutError:
+            _silent = True
+            raise
+        finally:
+            slow.cancel()
+        _silent = False
+        return answer
+
+
+def _tell_slow() -> None:
+    if not _silent:
+        getLogger("prefect_cometapi").warning(
+            "Prefect's server has not answered for %g s; waiting for up to %g s. With SQLite it "
+            "can stand still for a minute when many write at once; with PostgreSQL it does not.",
+            SLOW,
+            CALL_TIMEOUT,
+        )
 
 
 def which_server() -> tuple[object, ...]:
@@ -48,6 +73,8 @@ def which_server() -> tuple[object, ...]:
     return (api.url, api.key, api.auth_string, get_current_settings().home)
 
 
+#: True once a call has got no answer, until one has.
+_silent = False
 _clients: dict[tuple[object, ...], PrefectClient] = {}
 _turns: dict[object, asyncio.Lock] = {}
 

@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from prefect_cometapi.errors import InvalidInput, LedgerError, StorageError
 from prefect_cometapi.ledger import Record, read_record
-from prefect_cometapi.prefect_api import CALL_TIMEOUT, ask, which_server
+from prefect_cometapi.prefect_api import ask, which_server
 from prefect_cometapi.storage import BLOCK_SCHEME, open_storage
 from prefect_cometapi.stores import Store
 
@@ -35,6 +35,8 @@ TAG = "cometapi"
 #: Before the scope, in the tag after that, and before the flow runs in the rest.
 SCOPE = "scope:"
 FOLDER = "cometapi-ledger"
+#: Seconds that reading or writing one record in a storage may take.
+STORAGE_TIMEOUT = 20.0
 #: Seconds that bringing all records of a storage here may take.
 LIST_TIMEOUT = 120.0
 #: How many Variables the server hands out at once.
@@ -200,6 +202,7 @@ class StoredRecords(RecordStore):
         self._storage = storage
         self._claims = ServerRecords()
         self._opened: Store | None = None
+        self._opening = asyncio.Lock()
 
     async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
         """The stored record, else the claim."""
@@ -254,18 +257,23 @@ class StoredRecords(RecordStore):
         self,
         question: Callable[[Store], Awaitable[T]],
         then: str = "Nothing was sent.",
-        seconds: float = CALL_TIMEOUT,
+        seconds: float = STORAGE_TIMEOUT,
     ) -> T:
         try:
-            self._opened = self._opened or await open_storage(self._storage)
+            store = await self._store()
             async with asyncio.timeout(seconds):
-                return await question(self._opened)
+                return await question(store)
         except (StorageError, InvalidInput, TimeoutError) as error:
             self._opened = None  # its credentials may have been changed meanwhile
             reason = str(error) or f"there was no answer within {seconds:g} s."
             raise LedgerError(
                 f"The ledger in {self._storage} could not be used: {reason} {then}".rstrip()
             ) from error
+
+    async def _store(self) -> Store:
+        async with self._opening:  # many ask at once; one opens it
+            self._opened = self._opened or await open_storage(self._storage)
+            return self._opened
 
 
 def open_ledger(where: str) -> RecordStore:

@@ -39,7 +39,7 @@ GRACE = 10.0
 PATIENCE = 3.0
 #: Longest that an interruption is held up altogether, in seconds: a cancel takes up to 10, and
 #: the rest is for the record of it.
-CLEAN_UP = 20.0
+AT_STOP = 20.0
 
 
 class _Noticed:
@@ -148,7 +148,7 @@ async def guarded(
     Args:
         work: What to do.
         at_stop: What to do when it is interrupted, told whether a person wants it to stop. It gets
-            `CLEAN_UP` seconds.
+            `AT_STOP` seconds.
     """
     global _looking
     task = asyncio.current_task()
@@ -173,7 +173,7 @@ async def guarded(
 
 async def _stop(watch: _Watch, at_stop: Callable[[bool], Awaitable[object]]) -> None:
     try:
-        async with asyncio.timeout(CLEAN_UP):
+        async with asyncio.timeout(AT_STOP):
             await at_stop(await watch.by_a_person())
     except Exception as error:  # it must not take the place of the interruption
         getLogger("prefect_cometapi").warning(
@@ -222,12 +222,12 @@ async def _ask(runs: tuple[UUID, ...]) -> None:
 
 
 async def at_rest(run: UUID) -> None:
-    """Wait until nothing of a flow run is under way in this process, for `CLEAN_UP` seconds.
+    """Wait until nothing of a flow run is under way in this process, for `AT_STOP` seconds.
 
     A flow can end before its tasks have: `asyncio.gather` does not wait for the others.
     """
     with suppress(TimeoutError):
-        async with asyncio.timeout(CLEAN_UP):
+        async with asyncio.timeout(AT_STOP):
             while any(run in watch.runs for watch in _watches.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 

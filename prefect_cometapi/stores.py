@@ -229,10 +229,11 @@ class _BlockStore(Store):
         question = (self.block._block_document_id or id(self.block), self.identity, prefix)
         if question in _answered:
             return
-        with self.staging(PROBE_NAME) as path:
-            path.write_text("prefect-cometapi looks here whether it can write.\n")
-            await self.put(path, _below(prefix, PROBE_NAME))
+        await self._put_probe(_below(prefix, PROBE_NAME))
         _answered.add(question)
+
+    async def _put_probe(self, name: str) -> None:
+        await self.write(name, b"prefect-cometapi looks here whether it can write and read.\n")
 
     @property
     def identity(self) -> str:
@@ -268,9 +269,7 @@ class _BlockStore(Store):
             return True
         # Each block fails in its own way. So ask for what can not be there and compare, and look
         # for what must be there before and after, so that an outage is not taken for an absence.
-        with self.staging(PROBE_NAME) as path:
-            path.write_text("prefect-cometapi looks here whether it can read.\n")
-            await self.put(path, PROBE_NAME)
+        await self._put_probe(PROBE_NAME)
         nowhere = f"{PROBE_NAME}-{uuid4().hex}"
         try:
             await self._awaited(self._get, PROBE_NAME)

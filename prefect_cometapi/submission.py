@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -20,8 +21,8 @@ from prefect_cometapi.errors import (
     UnknownOutcome,
 )
 from prefect_cometapi.failures import Call, Step, next_step
-from prefect_cometapi.ledger import STATUS_OF, Outcome, Record, Standing
-from prefect_cometapi.models import Prediction, PredictionStatus
+from prefect_cometapi.ledger import Outcome, Record, Standing
+from prefect_cometapi.models import Prediction
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.portal import on_background_loop
 from prefect_cometapi.prefect_api import CALL_TIMEOUT, current_scope, lineage
@@ -35,8 +36,9 @@ OnInDoubt = Literal["raise", "resubmit"]
 CLAIM_PAUSE = 0.5
 #: How long, in seconds, a record that can not be read may take to become whole.
 TORN_PATIENCE = 3.0
-#: How often writing a record is tried, once a prediction is accepted: it is money.
-STORE_TRIES = 3
+#: How often, and for how many seconds in all, writing a record is tried once a prediction is
+#: accepted: it is money.
+STORE_TRIES, KEEP_TIMEOUT = 3, CALL_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def patience(settings: CometAPISettings) -> timedelta:
     """How long a create may take, from the claim to the last try of storing the id."""
-    return timedelta(seconds=settings.create_timeout + (1 + STORE_TRIES) * CALL_TIMEOUT)
+    return timedelta(seconds=CALL_TIMEOUT + settings.create_timeout + KEEP_TIMEOUT)
 
 
 @on_background_loop
@@ -206,15 +208,7 @@ class _Attempt:
         self.client, self.order, self.scope, self.number = client, order, scope, number
         self.records, self.observer = records, observer
         self.price = client.settings.prices.get(order.model)
-        self.key = ledger.record_key(
-            scope,
-            client.api_root,
-            order.model,
-            order.input,
-            order.sample,
-            key=order.key,
-            attempt=number,
-        )
+        self.patience = patience(client.settings)
         self.intent = ledger.intent(
             scope=scope,
             model=order.model,
@@ -225,8 +219,9 @@ class _Attempt:
             attempt=number,
             flow_runs=flow_runs,
             credentials=order.credentials,
-            patience=patience(client.settings),
+            patience=self.patience,
         )
+        self.key = ledger.key_of(self.intent, order.input)
         self.made: Prediction | None = None
         self.doubt: SubmissionInDoubt | None = None
 
@@ -239,14 +234,13 @@ class _Attempt:
                 return None
             if record is None:
                 raise ledger.in_doubt(self.key, None, self.price)
-            wait = patience(self.client.settings)
-            match record.standing(datetime.now(UTC), wait):
+            match record.standing(datetime.now(UTC), self.patience):
                 case Standing.SENDING:
                     if not told:
                         self.observer.trouble(
                             f"An equal prediction of {record.model} is being submitted elsewhere, "
                             "or was when its process died; waiting for its id for up to "
-                            f"{wait.total_seconds():.0f} s."
+                            f"{self.patience.total_seconds():.0f} s."
                         )
                         told = True
                     await asyncio.sleep(CLAIM_PAUSE)
@@ -263,12 +257,12 @@ class _Attempt:
             raise ledger.abandoned(self.key, record)
         if record.outcome in (Outcome.RESUBMITTED, Outcome.STOPPED) or not record.prediction_id:
             raise _OneMore
-        found = self._known(record)
+        found = record.prediction(self.key, self.order.input)
         self.observer.found(found)
         return found
 
     async def _attach(self, record: Record) -> Prediction:
-        self.made = known = self._known(record)
+        self.made = known = record.prediction(self.key, self.order.input)
         try:
             found = known.seen_as(await self.client.query(known.id, model=known.model))
         except AccountError:
@@ -277,23 +271,6 @@ class _Attempt:
             found = known  # its state is for the polls to find out, until the deadline
         self.observer.found(found)
         return found
-
-    def _known(self, record: Record) -> Prediction:
-        ended = record.outcome and STATUS_OF[record.outcome]
-        return Prediction(
-            id=record.prediction_id or "",
-            model=self.order.model,
-            status=ended or PredictionStatus.STARTING,
-            api_root=self.client.api_root,
-            input=dict(self.order.input),
-            error=record.reason or None if ended is PredictionStatus.FAILED else None,
-            metrics={} if record.run_time is None else {"predict_time": record.run_time},
-            data_removed=ended is PredictionStatus.SUCCEEDED,  # as far as is known here
-            submitted_at=record.sent_at,
-            record_key=self.key,
-            scope=self.scope,
-            attempt=self.number,
-        )
 
     async def create(self) -> Prediction:
         """Create it, which an interruption can not cut in two."""
@@ -343,17 +320,21 @@ class _Attempt:
 
     async def _keep(self, write: Callable[[], Awaitable[None]], what: str) -> None:
         # Failing here would lose more than it saves: the prediction is known to this process.
-        for attempt in range(1, STORE_TRIES + 1):
-            try:
-                return await write()
-            except Exception as error:
-                if attempt == STORE_TRIES:
-                    return self.observer.trouble(
-                        f"The record {self.key} of a prediction of {self.order.model} could not be "
-                        f"{what}; a retry of this run will call it in doubt. {error}"
-                    )
-            await asyncio.sleep(attempt * 0.2)
-        return None
+        trouble: Exception | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEEP_TIMEOUT):
+                for attempt in range(1, STORE_TRIES + 1):
+                    try:
+                        await write()
+                    except Exception as error:
+                        trouble = error
+                    else:
+                        return
+                    await asyncio.sleep(attempt * 0.2)
+        self.observer.trouble(
+            f"The record {self.key} of a prediction of {self.order.model} could not be {what}; a "
+            f"retry of this run will call it in doubt. {trouble or 'There was no answer in time.'}"
+        )
 
     async def give_up(self) -> bool | None:
         """Say in the record that a further attempt may be sent.
@@ -366,7 +347,7 @@ class _Attempt:
         """
         # The clocks of two machines may differ by more than a create takes. So somebody else's
         # intent is watched for as long by this one's, before it is paid for a second time.
-        began, patient = time.monotonic(), patience(self.client.settings).total_seconds()
+        began, patient = time.monotonic(), self.patience.total_seconds()
         while True:
             exists, record = await self.records.read(self.scope, self.key)
             if not exists:

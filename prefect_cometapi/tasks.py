@@ -57,9 +57,19 @@ def _checked(credentials: CometAPICredentials) -> CometAPICredentials:
     return credentials
 
 
-def order_for(credentials: CometAPICredentials, **order: Any) -> Order:
+def order_for(
+    credentials: CometAPICredentials,
+    model: str,
+    input: dict[str, Any],
+    *,
+    scope: str | None,
+    key: str | None,
+    sample: int,
+    on_in_doubt: OnInDoubt,
+) -> Order:
     """An order with the name of the block whose credentials are used."""
-    return Order(**order, credentials=_checked(credentials)._block_document_name)
+    block = _checked(credentials)._block_document_name
+    return Order(model, input, sample, key, scope, on_in_doubt, credentials=block)
 
 
 def client_for(credentials: CometAPICredentials) -> CometAPIClient:
@@ -138,13 +148,7 @@ def create_prediction(
             the rest say why.
     """
     order = order_for(
-        credentials,
-        model=model,
-        input=input,
-        scope=scope,
-        key=key,
-        sample=sample,
-        on_in_doubt=on_in_doubt,
+        credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
     return portal.call(submission.submit, client_for(credentials), order, observer=RunLog())
 
@@ -162,13 +166,7 @@ async def acreate_prediction(
 ) -> Prediction:
     """Async twin of `create_prediction`."""
     order = order_for(
-        credentials,
-        model=model,
-        input=input,
-        scope=scope,
-        key=key,
-        sample=sample,
-        on_in_doubt=on_in_doubt,
+        credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
     return await submission.submit(client_for(credentials), order, observer=RunLog())
 

@@ -42,7 +42,10 @@ def prefect_server() -> Iterator[None]:
     """A Prefect server of the test run's own, shared by all tests that need one."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # see there
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent / "calm_server"))
+            stack.enter_context(prefect_test_harness(server_startup_timeout=120))
         yield
 
 

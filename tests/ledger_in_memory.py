@@ -406,8 +406,9 @@ def patched(world: World) -> Iterator[None]:
             patch.setattr(module, "open_ledger", lambda _: world.ledger)
         patch.setattr(records, "ask", ask)
         patch.setattr(records, "open_storage", open_storage)
-        patch.setattr(records, "asyncio", SimpleNamespace(timeout=lambda _: nullcontext()))
-        patch.setattr(submission, "asyncio", SimpleNamespace(sleep=sleep))
+        in_steps = SimpleNamespace(sleep=sleep, timeout=lambda _: nullcontext(), Lock=nullcontext)
+        patch.setattr(records, "asyncio", in_steps)
+        patch.setattr(submission, "asyncio", in_steps)
         patch.setattr(submission, "time", SimpleNamespace(monotonic=lambda: world.now.timestamp()))
         patch.setattr(submission, "stops", SimpleNamespace(guarded=guarded))
         yield

@@ -114,6 +114,10 @@ class Relay:
         """Take connections and bytes, and answer nothing."""
         self._open.clear()
 
+    def thaw(self) -> None:
+        """Go on."""
+        self._open.set()
+
     def close(self) -> None:
         """Refuse connections, and lose those that there are."""
         self._open.set()

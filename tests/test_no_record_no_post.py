@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -32,6 +35,7 @@ from tests.servers import (
     reply,
     serve,
 )
+from tests.stopping import Relay, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +97,29 @@ def test_a_server_that_can_not_be_used(
             stops(f"{server.url}/api")
             assert server.requests
     assert not cometapi_simulator.requests
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_server_that_stands_still_for_a_while_is_waited_for(
+    scope: str,
+    cometapi_simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(prefect_api, "CALL_TIMEOUT", 60.0)
+    monkeypatch.setattr(prefect_api, "SLOW", 0.2)
+    server = urlsplit(PREFECT_API_URL.value() or "")
+    relay = Relay((str(server.hostname), server.port or 0))
+    relay.freeze()
+    api = f"http://127.0.0.1:{relay.port}/api"
+    with temporary_settings({PREFECT_API_URL: api}), ThreadPoolExecutor() as pool:
+        creating = pool.submit(copy_context().run, create, scope)
+        wait_until(lambda: "has not answered for 0.2 s" in caplog.text)
+        assert not cometapi_simulator.requests
+        relay.thaw()
+        made = creating.result(60)
+    relay.close()
+    assert list(cometapi_simulator.predictions) == [made.id]
 
 
 class Moody(WritableFileSystem):

@@ -171,7 +171,7 @@ def test_stopping_that_does_not_end_is_ended() -> None:
     script = """
 import logging
 logging.disable()
-stops.CLEAN_UP = 0.3
+stops.AT_STOP = 0.3
 async def at_stop(by_a_person):
     await asyncio.sleep(60)
 thread = start()

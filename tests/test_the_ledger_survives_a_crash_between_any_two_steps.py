@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         self._resume(process, lambda: process.work.send(None))
 
     def _to_the_end(self, process: Process) -> None:
-        for _ in range(2_000):
+        for _ in range(5_000):
             if process not in self.world.running:
                 return
             self._step(process, WORKS)
