@@ -359,7 +359,7 @@ class CometAPIClient:
             ):
                 body = await _read(response)
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
-            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ").rstrip(".")
             if not sent:
                 raise NeverDelivered(
                     f"{self.api_root} could not be reached, so nothing was sent ("
