@@ -1,4 +1,4 @@
-"""The homes of the ledger's records, and what is in them."""
+"""The homes of the ledger's records, what is in them, and how it comes to be there."""
 
 from __future__ import annotations
 
@@ -10,39 +10,93 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableUpdate
-from prefect.filesystems import LocalFileSystem
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
-from prefect_cometapi import CometAPICredentials, Prediction, portal
-from prefect_cometapi.ledger import Record
-from prefect_cometapi.records import open_ledger
+from prefect_cometapi import (
+    CometAPICredentials,
+    Generation,
+    LedgerReport,
+    Prediction,
+    SubmissionInDoubt,
+    lifecycle,
+    portal,
+)
+from prefect_cometapi.collection import collect
+from prefect_cometapi.ledger import Record, record_key
+from prefect_cometapi.records import RecordStore, _name, open_ledger
+from prefect_cometapi.simulator import Simulator
+from prefect_cometapi.storage import open_storage
 from prefect_cometapi.submission import Order, submit
-from tests.servers import MODEL
+from tests.servers import BOAT, MODEL, SETTING
+from tests.storages import FolderOfObjects
 
-LEDGER = "PREFECT_INTEGRATIONS_COMETAPI_LEDGER"
+LEDGER = SETTING + "LEDGER"
 ON_THE_SERVER = "prefect-server"
+HOMES = ["server", "folder", "remote", "objects"]
 
 
 def create(scope: str, **options: Any) -> Prediction:
-    """Create a prediction, with the credentials of the environment."""
-    input = options.pop("input", {"prompt": "A paper boat"})
+    """Create a prediction and go away, as a run that is killed does."""
+    input = options.pop("input", BOAT)
     client = CometAPICredentials.from_env().get_client()
     return portal.call(submit, client, Order(MODEL, input, scope=scope, **options))
 
 
+def make(scope: str, storage: Path) -> Generation:
+    """Create a prediction, or find it; wait for it, and save what it made."""
+    client = CometAPICredentials.from_env().get_client()
+    return portal.call(lifecycle.generate, client, Order(MODEL, BOAT, scope=scope), storage)
+
+
+def in_doubt(service: Simulator, scope: str, sample: int = 0) -> str:
+    """Have a create's answer lost; returns the key of the record."""
+    service.script("create", ["lost"])
+    with pytest.raises(SubmissionInDoubt) as raised:
+        create(scope, sample=sample)
+    assert raised.value.record_key
+    return raised.value.record_key
+
+
+def collected(storage: Path, *args: Any, **options: Any) -> LedgerReport:
+    client = CometAPICredentials.from_env().get_client()
+    return portal.call(collect, client, storage, *args, **options)
+
+
+def did(report: LedgerReport) -> list[str]:
+    return [result.did for result in report.results]
+
+
+def key_of(number: int) -> str:
+    """A key that no record has, unless it is written."""
+    return record_key("any", "any", MODEL, {}, number)
+
+
 class Home:
-    """One of the two homes of records, and what is in it."""
+    """A home of records, and what is in it."""
 
     def __init__(self, where: str, folder: Path) -> None:
         self.where, self.folder = where, folder
 
     @classmethod
-    def in_a_folder(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-        """Save a block, and set it as the ledger."""
+    def of(cls, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+        """One of `HOMES`, set as the ledger; all but the server are saved blocks."""
+        if kind == "server":
+            return cls(ON_THE_SERVER, folder)
+        folder.mkdir(exist_ok=True)
         name = f"ledger-{uuid4().hex[:12]}"
-        LocalFileSystem(basepath=str(folder)).save(name)
-        where = f"block://local-file-system/{name}"
+        block: Any = FolderOfObjects(root=str(folder))
+        if kind == "folder":
+            block = LocalFileSystem(basepath=str(folder))
+        elif kind == "remote":
+            block = RemoteFileSystem(basepath=f"memory://{name}")
+        block.save(name)
+        where = f"block://{block.get_block_type_slug()}/{name}"
         monkeypatch.setenv(LEDGER, where)
         return cls(where, folder)
+
+    @classmethod
+    def in_a_folder(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+        return cls.of("folder", folder, monkeypatch)
 
     @property
     def in_files(self) -> bool:
@@ -50,6 +104,23 @@ class Home:
 
     def records(self, scope: str) -> dict[str, Record | None]:
         return portal.call(open_ledger(self.where).records, scope)
+
+    def read(self, scope: str, key: str) -> Record:
+        """A record that has to be there, and whole."""
+        _, record = portal.call(open_ledger(self.where).read, scope, key)
+        assert record is not None
+        return record
+
+    def write(self, key: str, record: Record) -> None:
+        """Write a record, as another process would have."""
+        ledger: RecordStore = open_ledger(self.where)
+
+        async def claim_and_store() -> None:
+            await ledger.claim(key, record)
+            if record.prediction_id or record.outcome:
+                await ledger.store(key, record)
+
+        portal.call(claim_and_store)
 
     def raw(self, key: str) -> str:
         """What is stored under a key, as it is."""
@@ -61,6 +132,7 @@ class Home:
         return variable.model_dump_json()
 
     def spoil(self, key: str, content: object) -> None:
+        """Store something else in the place of a record."""
         if self.in_files:
             file = next(self.folder.rglob(f"{key}.json"))
             file.write_bytes(
@@ -70,3 +142,14 @@ class Home:
         with get_client(sync_client=True) as client:
             value = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
             client.update_variable(VariableUpdate(name=key, value=value))
+
+    def tear(self, scope: str, key: str) -> None:
+        """Leave half of a record."""
+        if not self.in_files:
+            return self.spoil(key, "{half")
+
+        async def write_half() -> None:  # through the block: not all of them are folders
+            store = await open_storage(self.where)
+            await store.write(_name(scope, key), b'{"scope": "ha')
+
+        return portal.call(write_half)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefect_cometapi.simulator import Simulator
+
 ROOT = Path(__file__).parent.parent
 SECONDS = 120.0
 
@@ -51,9 +53,35 @@ def ran(
         return answers(process)
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def python(
+    *words: object,
+    code: int | None = 0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    seconds: float = SECONDS,
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these words to its end, which must have this exit code; None is for any."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    assert code in (None, done.returncode), done.stdout + done.stderr
+    return done
+
+
+def with_key(environment: Mapping[str, str], service: Simulator) -> dict[str, str]:
+    """An environment in which the simulator is the service."""
+    return {**environment, "COMETAPI_KEY": service.api_key, "COMETAPI_BASE_URL": service.url}
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
     """Wait until something has happened."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"it never happened: {what}"
         time.sleep(0.05)

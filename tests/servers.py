@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import pytest
 from pydantic import SecretStr
 
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
+from prefect_cometapi.models import Prediction, PredictionStatus
+from prefect_cometapi.simulator import Simulator
 
 R = TypeVar("R")
 
@@ -24,11 +27,28 @@ BOAT = {"prompt": "A paper boat"}
 ID = "abcdefghijklmnopqrstuvwxyz"
 #: The smallest thing that is recognised as a PNG.
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
+SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    """Give settings of the package other values, until the test is over."""
+    for name, value in settings.items():
+        monkeypatch.setenv(SETTING + name.upper(), str(value))
 
 
 def client_for(url: str, key: str = KEY) -> CometAPIClient:
     """A client as users get it, with the settings that the environment has now."""
     return CometAPICredentials(api_key=SecretStr(key), base_url=url).get_client()
+
+
+def client_of(service: Simulator) -> CometAPIClient:
+    return client_for(service.url, service.api_key)
+
+
+def made_of(output: object, api_root: str = "http://127.0.0.1:1", **more: Any) -> Prediction:
+    """A prediction that has succeeded."""
+    known: dict[str, Any] = {"id": ID, "model": MODEL, "status": PredictionStatus.SUCCEEDED}
+    return Prediction(**known | {"api_root": api_root, "output": output} | more)
 
 
 @dataclass
@@ -69,6 +89,10 @@ def reply(value: object, status: int = 200, **headers: str) -> Answer:
 def prediction(**fields: object) -> dict[str, object]:
     """A prediction as the service words it."""
     return {"id": ID, "model": MODEL, "status": "succeeded", "output": None, **fields}
+
+
+def picture(_: Request) -> Answer:
+    return Answer(200, PNG, {"content-type": "image/png"})
 
 
 Handler = Callable[[Request], "Answer | Awaitable[Answer]"]

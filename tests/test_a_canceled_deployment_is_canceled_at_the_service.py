@@ -20,6 +20,7 @@ from prefect_cometapi import CometAPICredentials, PredictionStatus, portal
 from prefect_cometapi.ledger import Outcome, Record, run_scope
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
+from tests.processes import with_key
 from tests.stopping import ROOT, SHAPES, Process, flow_processes, is_pending, started, wait_until
 
 EACH_SHAPE = pytest.mark.parametrize(
@@ -128,13 +129,12 @@ def deployments(
     prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
 ) -> Iterator[Deployments]:
     more = {
-        "COMETAPI_KEY": cometapi_simulator.api_key,
-        "COMETAPI_BASE_URL": cometapi_simulator.url,
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PYTHONPATH": str(ROOT),
     }
-    deployments = Deployments(prefect_environment | more, tmp_path)
+    environment = with_key(prefect_environment, cometapi_simulator)
+    deployments = Deployments(environment | more, tmp_path)
     yield deployments
     deployments.api.close()
 

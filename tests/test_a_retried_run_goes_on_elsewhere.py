@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
 from prefect_cometapi.simulator import Simulator
-from tests.processes import started, wait_until
+from tests.processes import python, started, wait_until, with_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -55,11 +53,7 @@ class Elsewhere:
         self.folder, self.simulator = folder, simulator
         self.file, self.log = folder / "flows.py", folder / "log"
         self.pictures = folder / "pictures"
-        self.environment = {
-            **environment,
-            "COMETAPI_BASE_URL": simulator.url,
-            "COMETAPI_KEY": simulator.api_key,
-        }
+        self.environment = with_key(environment, simulator)
         self.file.write_text(FLOWS)
         self.broken = folder / "broken"
 
@@ -82,19 +76,10 @@ class Elsewhere:
         """`prefect flow-run retry`, on a machine that shares nothing but the server."""
         machine = self.folder / "machine"
         machine.mkdir()
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "prefect", "flow-run", "retry", run_id),
-                *("--entrypoint", f"{self.file}:{name}"),
-            ],
-            env={**self.environment, "PREFECT_HOME": str(machine), "HOME": str(machine)},
-            cwd=machine,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        words = ("-m", "prefect", "flow-run", "retry", run_id)
+        environment = {**self.environment, "PREFECT_HOME": str(machine), "HOME": str(machine)}
+        entrypoint = f"{self.file}:{name}"
+        python(*words, "--entrypoint", entrypoint, env=environment, cwd=machine, seconds=180)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +11,6 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.filesystems import LocalFileSystem
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 from pydantic import SecretStr
 
@@ -26,6 +24,7 @@ from prefect_cometapi import (
 from prefect_cometapi.ledger import Outcome, Record, run_scope
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
+from tests.homes import LEDGER, Home
 from tests.servers import BOAT, MODEL
 
 pytestmark = [
@@ -33,7 +32,6 @@ pytestmark = [
     pytest.mark.cometapi_simulator(run_time=1000.0),
 ]
 BY_CTRL_C = "Execution was aborted by an interrupt signal."
-LEDGER = "PREFECT_INTEGRATIONS_COMETAPI_LEDGER"
 
 
 @flow
@@ -144,19 +142,12 @@ def test_what_has_ended_or_was_asked_for_before_is_left_alone(
     assert cometapi_simulator.counts.cancels == 3
 
 
-@pytest.mark.parametrize("home", ["prefect-server", "block"])
 @pytest.mark.parametrize("scope", [None, "tonight"])
 def test_predictions_are_found_wherever_their_records_are(
     scope: str | None,
-    home: str,
+    home: Home,
     cometapi_simulator: Simulator,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
 ) -> None:
-    if home == "block":
-        name = f"ledger-{uuid4().hex[:12]}"
-        LocalFileSystem(basepath=str(tmp_path)).save(name)
-        monkeypatch.setenv(LEDGER, f"block://local-file-system/{name}")
     run = Run(number=2, scope=scope and f"{scope}-{uuid4()}")
     run.becomes(Cancelling())
     assert cometapi_simulator.counts.cancels == 2

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
-import subprocess
-import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +16,8 @@ from pydantic import SecretStr, ValidationError
 import prefect_cometapi
 from prefect_cometapi import CometAPICredentials, ConfigurationError, MissingAPIKey
 from prefect_cometapi.urls import DEFAULT_API_ROOT
+from tests.processes import ROOT, python
 from tests.servers import ID, KEY, prediction, reply, serve
-
-ROOT = Path(__file__).parent.parent
 
 
 def make(**fields: Any) -> CometAPICredentials:
@@ -274,15 +270,7 @@ def test_prefect_registers_both_blocks() -> None:
     environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "COLUMNS": "200"}
 
     def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *words],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return python("-m", "prefect", *words, env=environment).stdout
 
     registered = run("block", "register", "-m", "prefect_cometapi")
     assert "CometAPI Credentials" in registered

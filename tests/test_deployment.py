@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from prefect_cometapi.simulator import Simulator
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, python, wait_until, with_key
+from tests.servers import closed_port
 
 
 def test_it_is_valid_for_prefect() -> None:
@@ -53,9 +50,7 @@ def test_every_entrypoint_and_parameter_exists() -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A `prefect server start` of its own; its value is the environment for its clients."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = closed_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -71,7 +66,7 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
             stderr=log,
         )
         try:
-            wait_until(lambda: healthy(environment["PREFECT_API_URL"]), 120)
+            wait_until(lambda: healthy(environment["PREFECT_API_URL"]), "a server")
             yield environment
         finally:
             process.terminate()
@@ -85,13 +80,6 @@ def healthy(url: str) -> bool:
         return False
 
 
-def wait_until(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.5)
-
-
 @pytest.mark.slow
 def test_deploy_all_and_one_run_by_a_worker(
     server: dict[str, str], tmp_path: Path, cometapi_simulator: Simulator
@@ -101,22 +89,9 @@ def test_deploy_all_and_one_run_by_a_worker(
     shutil.copytree(ROOT / "flows", project / "flows")
     shutil.copy(ROOT / "prefect.yaml", project)
 
-    def prefect(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
-            env={
-                **server,
-                "COMETAPI_KEY": cometapi_simulator.api_key,
-                "COMETAPI_BASE_URL": cometapi_simulator.url,
-            },
-            cwd=project,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def prefect(*arguments: str) -> None:
+        environment = with_key(server, cometapi_simulator)
+        python("-m", "prefect", *arguments, env=environment, cwd=project, seconds=300)
 
     prefect("work-pool", "create", "cometapi", "--type", "process")
     prefect("--no-prompt", "deploy", "--all")
@@ -135,7 +110,7 @@ def test_deploy_all_and_one_run_by_a_worker(
         runs = httpx.post(f"{url}/flow_runs/filter", json={}).json()
         return any(run["auto_scheduled"] for run in runs)
 
-    wait_until(planned, 120)
+    wait_until(planned, "the nights are planned")
 
     def state() -> str:
         (run,) = [
@@ -145,7 +120,7 @@ def test_deploy_all_and_one_run_by_a_worker(
         ]
         return str(run["state_type"])
 
-    wait_until(lambda: state() not in ("SCHEDULED", "PENDING", "RUNNING"), 180)
+    wait_until(lambda: state() not in ("SCHEDULED", "PENDING", "RUNNING"), "an end", 180)
     assert state() == "COMPLETED"
     assert len(list(project.glob("pictures/*/*/*.webp"))) == 16
     assert cometapi_simulator.counts.charged == 16

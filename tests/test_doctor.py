@@ -10,6 +10,7 @@ from prefect_cometapi import CometAPICredentials
 from prefect_cometapi.__main__ import main
 from prefect_cometapi.doctor import setting_origins
 from prefect_cometapi.simulator import Simulator
+from tests.servers import configure
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -50,7 +51,7 @@ def test_a_service_that_refuses(
 def test_nothing_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMETAPI_KEY", "sk-x")
     monkeypatch.setenv("COMETAPI_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_RECONNECT_TIMEOUT", "0.1")
+    configure(monkeypatch, reconnect_timeout=0.1)
     code, said = run(capsys)
     assert code == 1
     assert "could not be reached" in said
@@ -68,7 +69,7 @@ def test_a_folder_that_can_not_be_written(
 def test_a_setting_that_can_not_be(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_POLL_MIN", "soon")
+    configure(monkeypatch, poll_min="soon")
     code, said = run(capsys)
     assert code == 1
     assert "poll_min" in said

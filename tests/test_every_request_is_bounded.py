@@ -20,12 +20,22 @@ from prefect_cometapi.errors import (
     SubmissionInDoubt,
     UnknownOutcome,
 )
-from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.stores import Folder
-from tests.servers import BOAT, ID, MODEL, _listening, client_for, prediction, reply, serve
+from tests.processes import wait_until
+from tests.servers import (
+    BOAT,
+    ID,
+    MODEL,
+    _listening,
+    client_for,
+    configure,
+    made_of,
+    prediction,
+    reply,
+    serve,
+)
 
-SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
 #: Seconds that one request may take here.
 BOUND = 0.5
 #: Seconds after which a call has certainly ended: BOUND, twice where it is sent again, and more for
@@ -35,9 +45,8 @@ ENDED = 5.0
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CONNECT", "CREATE", "QUERY", "DOWNLOAD"):
-        monkeypatch.setenv(f"{SETTING}{name}_TIMEOUT", str(BOUND))
-    monkeypatch.setenv(SETTING + "RECONNECT_TIMEOUT", "0.1")
+    configure(monkeypatch, connect_timeout=BOUND, create_timeout=BOUND, query_timeout=BOUND)
+    configure(monkeypatch, download_timeout=BOUND, reconnect_timeout=0.1)
     monkeypatch.setattr(client_module, "CANCEL_TIMEOUT", BOUND)
 
 
@@ -121,13 +130,7 @@ def check_key(url: str, _: Path) -> None:
 
 
 def download(url: str, folder: Path) -> None:
-    made = Prediction(
-        id=ID,
-        model=MODEL,
-        status=PredictionStatus.SUCCEEDED,
-        api_root=url,
-        output=f"{url}/file.png",
-    )
+    made = made_of(f"{url}/file.png", url)
     portal.call(save_outputs, client_for(url), made, Folder(folder))
 
 
@@ -149,16 +152,8 @@ def test_it_ends(way: str, call: Callable[[str, Path], None], tmp_path: Path) ->
             call(server.url, tmp_path)
         assert time.monotonic() - started < ENDED
         assert server.connections >= 1
-        until(lambda: server.open == 0)  # and nothing is left behind
+        wait_until(lambda: server.open == 0, "nothing is left behind")
     assert list(tmp_path.iterdir()) == []
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came to that")
 
 
 def test_a_create_that_nobody_reads_ends() -> None:
@@ -186,8 +181,8 @@ def test_redirects_one_after_another_share_the_time_of_the_download(tmp_path: Pa
 def test_a_download_that_falls_silent_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "3")
-    monkeypatch.setenv(SETTING + "CONNECT_TIMEOUT", "1.2345")  # connections of its own
+    configure(monkeypatch, download_timeout=3)
+    configure(monkeypatch, connect_timeout=1.2345)  # connections of its own
     monkeypatch.setattr(connections_module, "DOWNLOAD_SILENCE", 0.2)
     with unhelpful(HEAD + b"Content-Length: 1000\r\n\r\n", b"") as server:
         with pytest.raises(OutputUnavailable):
@@ -196,8 +191,7 @@ def test_a_download_that_falls_silent_is_begun_again(
 
 
 def test_what_hung_gives_its_place_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SETTING + "REQUESTS_IN_FLIGHT", "1")
-    monkeypatch.setenv(SETTING + "DOWNLOADS_IN_FLIGHT", "1")
+    configure(monkeypatch, requests_in_flight=1, downloads_in_flight=1)
     with unhelpful(b"", b"") as server, serve(lambda _: reply(prediction())) as healthy:
         for call, error in CALLS.items():
             with pytest.raises(error):

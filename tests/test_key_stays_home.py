@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from prefect_cometapi import CometAPICredentials, portal, simulator
 from prefect_cometapi.errors import CometAPIError, OutputError, SubmissionInDoubt
-from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
+from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.simulator import FAULTS
 from prefect_cometapi.stores import Folder
@@ -34,12 +34,14 @@ from tests.servers import (
     Server,
     client_for,
     closed_port,
+    configure,
+    made_of,
+    picture,
     prediction,
     reply,
     serve,
 )
 
-SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
 #: The key as it might be found: as it is, and as the inside of a Basic header or a dump.
 SPELLINGS = (KEY, base64.b64encode(KEY.encode()).decode().rstrip("="), KEY.encode().hex())
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -52,13 +54,8 @@ def holds_key(data: object) -> bool:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {
-        "CREATE_TIMEOUT": 1,
-        "QUERY_TIMEOUT": 1,
-        "RECONNECT_TIMEOUT": 0.1,
-        "SUBMIT_TIMEOUT": 1,
-    }.items():
-        monkeypatch.setenv(SETTING + name, str(seconds))
+    configure(monkeypatch, create_timeout=1, query_timeout=1)
+    configure(monkeypatch, reconnect_timeout=0.1, submit_timeout=1)
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def attacker() -> Iterator[Server]:
 
     def welcome(request: Request) -> Answer:
         if request.method == "GET" and "file" in request.target:
-            return Answer(200, PNG, {"content-type": "image/png"})
+            return picture(request)
         return reply(prediction(output=["text"]))
 
     with serve(welcome) as server:
@@ -78,12 +75,6 @@ def attacker() -> Iterator[Server]:
 
 def save(api: Server, made: Prediction, folder: Path) -> list[SavedFile]:
     return portal.call(save_outputs, client_for(api.url), made, Folder(folder))
-
-
-def made_by(api: Server, output: object) -> Prediction:
-    return Prediction(
-        id=ID, model=MODEL, status=PredictionStatus.SUCCEEDED, api_root=api.url, output=output
-    )
 
 
 # --- other hosts ------------------------------------------------------------------------------
@@ -132,7 +123,7 @@ def test_redirects_of_downloads_carry_no_key(status: int, attacker: Server, tmp_
         return Answer(status, b"", {"location": f"{attacker.url}/file.png"})
 
     with serve(handler) as api:
-        (saved,) = save(api, made_by(api, f"{api.url}/file.png"), tmp_path)
+        (saved,) = save(api, made_of(f"{api.url}/file.png", api.url), tmp_path)
         assert Path(saved.location).read_bytes() == PNG
         assert not holds_key(api.received)
     assert [request.target for request in attacker.requests] == ["/file.png"]
@@ -151,7 +142,7 @@ def test_a_download_that_comes_back_to_the_api_carries_no_key(
             return Answer(302, b"", {"location": f"{api.url}/replicate/v1/predictions/{ID}"})
 
         with serve(away) as between:
-            save(api, made_by(api, f"{between.url}/file.png"), tmp_path)
+            save(api, made_of(f"{between.url}/file.png", api.url), tmp_path)
         assert [request.target for request in api.requests] == [f"/replicate/v1/predictions/{ID}"]
         assert not holds_key(api.received)
     assert attacker.requests == []
@@ -253,7 +244,7 @@ def live(folder: Path, patch: pytest.MonkeyPatch) -> Happened:
         while not made.finished:
             made = client.get_prediction(made.id)
         happened.results += [made, *portal.call(save_outputs, client, made, Folder(folder))]
-        patch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "0.6")
+        configure(patch, download_timeout=0.6)
         hasty = client_for(sim.url)
         calls: dict[str, Any] = {
             "create": lambda: client.create_prediction(MODEL, BOAT),
@@ -288,9 +279,7 @@ def nobody() -> str:
 @pytest.fixture(scope="module")
 def happened(tmp_path_factory: pytest.TempPathFactory) -> Happened:
     with pytest.MonkeyPatch.context() as patch, listening() as records:
-        patch.setenv(SETTING + "CREATE_TIMEOUT", "1")
-        patch.setenv(SETTING + "RECONNECT_TIMEOUT", "0.1")
-        patch.setenv(SETTING + "SUBMIT_TIMEOUT", "1")
+        configure(patch, create_timeout=1, reconnect_timeout=0.1, submit_timeout=1)
         happened = live(tmp_path_factory.mktemp("pictures"), patch)
         happened.records = records
         return happened

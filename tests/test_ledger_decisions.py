@@ -3,8 +3,6 @@ record that does not say what became of a create is in doubt, never a reason to 
 """
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +18,7 @@ from prefect_cometapi.ledger import (
     record_key,
     way_out,
 )
+from tests.processes import python
 
 INPUT: dict[str, Any] = {
     "prompt": "Ein Boot, 紙の船 🛶",
@@ -72,14 +71,9 @@ def test_the_key_does_not_depend_on_the_process() -> None:
     )
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONIOENCODING": "ascii", "HOME": "/nowhere"}
-        ran = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(REQUEST)],
-            env=environment | {"PREFECT_HOME": "/tmp/prefect-none"},  # noqa: S108
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert ran.stdout.strip() == PINNED
+        environment["PREFECT_HOME"] = "/tmp/prefect-none"  # noqa: S108
+        done = python("-c", code, json.dumps(REQUEST), env=environment)
+        assert done.stdout.strip() == PINNED
 
 
 OTHERS: dict[str, dict[str, Any]] = {

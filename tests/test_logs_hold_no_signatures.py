@@ -14,18 +14,18 @@ import pytest
 from prefect_cometapi import portal
 from prefect_cometapi.errors import CometAPIError
 from prefect_cometapi.log_hygiene import BACKGROUND_THREAD
-from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.stores import Folder
 from tests.servers import (
     ID,
     KEY,
-    MODEL,
     PNG,
     Answer,
     Request,
     Server,
     client_for,
+    configure,
+    made_of,
     prediction,
     reply,
     serve,
@@ -70,13 +70,7 @@ def log() -> Iterator[Lines]:
 def save(server: Server, path: str, folder: Path) -> None:
     client = client_for(server.url)
     client.notify = lambda _: None
-    made = Prediction(
-        id=ID,
-        model=MODEL,
-        status=PredictionStatus.SUCCEEDED,
-        api_root=server.url,
-        output=server.url + path,
-    )
+    made = made_of(server.url + path, server.url)
     portal.call(save_outputs, client, made, Folder(folder))
 
 
@@ -120,7 +114,7 @@ def test_signed_urls_and_redirects_leave_no_signature(log: Lines, tmp_path: Path
 def test_a_gateway_that_repeats_the_key_does_not_get_it_into_the_log(
     answer: Answer, log: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_RECONNECT_TIMEOUT", "0.1")
+    configure(monkeypatch, reconnect_timeout=0.1)
     with serve(lambda _: answer) as api:
         client = client_for(api.url)
         client.notify = lambda _: None

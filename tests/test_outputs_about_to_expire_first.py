@@ -13,10 +13,10 @@ import pytest
 
 from prefect_cometapi import portal
 from prefect_cometapi.connections import DownloadGate
-from prefect_cometapi.models import OUTPUT_LIFETIME, Prediction, PredictionStatus
+from prefect_cometapi.models import OUTPUT_LIFETIME, Prediction
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.stores import Folder
-from tests.servers import MODEL, PNG, Answer, Request, client_for, serve
+from tests.servers import PNG, Answer, Request, client_for, configure, made_of, serve
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -204,21 +204,15 @@ async def test_whatever_happens_no_place_is_lost_or_made_up(seed: int) -> None:
 
 
 def made(name: str, root: str, completed_at: datetime | None, outputs: int = 1) -> Prediction:
-    return Prediction(
-        id=name,
-        model=MODEL,
-        status=PredictionStatus.SUCCEEDED,
-        api_root=root,
-        output=[f"{root}/{name}/{number}" for number in range(outputs)],
-        completed_at=completed_at,
-    )
+    output = [f"{root}/{name}/{number}" for number in range(outputs)]
+    return made_of(output, root, id=name, completed_at=completed_at)
 
 
 async def saved_in_order(
     folder: Path, monkeypatch: pytest.MonkeyPatch, of: Callable[[str], list[Prediction]]
 ) -> list[str]:
     """Save them all through one place that is taken at first, and see what is asked for when."""
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_DOWNLOADS_IN_FLIGHT", "1")
+    configure(monkeypatch, downloads_in_flight=1)
     open_up = threading.Event()
     first_asked = asyncio.Event()
     loop = asyncio.get_running_loop()

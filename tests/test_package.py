@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import subprocess
-import sys
 import tomllib
 import typing
 from importlib import import_module
@@ -19,8 +18,8 @@ from packaging.utils import canonicalize_name
 from prefect import Task
 
 import prefect_cometapi
+from tests.processes import ROOT, python
 
-ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = ["constraints.txt", "constraints-lowest.txt"]
 
@@ -76,7 +75,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 def test_importing_is_cheap(module: str) -> None:
     """Pytest imports both at every start, also where nobody uses them."""
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     heavy = {"prefect", "pydantic", "fastapi", "starlette", "uvicorn", "httpx", "PIL"}
     assert not heavy & set(done.stdout.split())
 

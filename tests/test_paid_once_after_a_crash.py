@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.boundaries import NAMES
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, python
 
 
 @pytest.mark.slow
 def test_sigkill_at_each_boundary_and_a_retry_pay_once(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "benchmarks" / "crashes.py"), "--short"),
-            *("--json", str(tmp_path / "rows.json")),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    out = tmp_path / "rows.json"
+    script = ROOT / "benchmarks" / "crashes.py"
+    python(script, "--short", "--json", out, cwd=tmp_path, seconds=900)
+    rows = json.loads(out.read_text())
     assert [row["boundary"] for row in rows] == list(NAMES)
     for row in rows:
         assert row["charged"] == row["predictions"] == row["finished"] + row["finished then"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ import pytest
 
 from benchmarks.faults import SHARE, rates
 from prefect_cometapi.simulator import FAULTS
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, python
 
 
 def test_every_fault_of_every_request_has_its_share() -> None:
@@ -27,19 +24,10 @@ def test_every_fault_of_every_request_has_its_share() -> None:
 
 @pytest.mark.slow
 def test_a_fifth_of_all_requests_faulty_and_then_run_again(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "benchmarks" / "faults.py"), "--short"),
-            *("--json", str(tmp_path / "account.json")),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    account: dict[str, Any] = json.loads((tmp_path / "account.json").read_text())
+    out = tmp_path / "account.json"
+    script = ROOT / "benchmarks" / "faults.py"
+    python(script, "--short", "--json", out, cwd=tmp_path, seconds=900)
+    account: dict[str, Any] = json.loads(out.read_text())
     assert account["faulty"] > 0.1 * account["requests"]
     for found in (account["first"], account["second"]):
         assert found["accepted"] == found["logical"] + found["deliberate"]

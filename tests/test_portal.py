@@ -7,8 +7,6 @@ import asyncio
 import contextvars
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from functools import partial
 import pytest
 
 from prefect_cometapi import portal
+from tests.processes import python
 
 WORD: contextvars.ContextVar[str] = contextvars.ContextVar("WORD", default="nothing")
 
@@ -372,14 +371,8 @@ async def test_uninterrupted_work_on_the_background_loop_survives_its_caller() -
 
 
 def run_script(script: str, timeout: float = 30) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=os.environ | {"PYTHONASYNCIODEBUG": "0"},
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("-W", "ignore::DeprecationWarning", "-c", script)
+    done = python(*words, env=os.environ | {"PYTHONASYNCIODEBUG": "0"}, seconds=timeout)
     assert done.stderr == ""
     return done.stdout
 

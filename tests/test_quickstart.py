@@ -7,29 +7,20 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from prefect_cometapi.simulator import Simulator
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, python, wait_until, with_key
 
 
 def quickstart(
     environment: dict[str, str], *arguments: str, cwd: Path
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "flows" / "quickstart.py"), *arguments],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    script = ROOT / "flows" / "quickstart.py"
+    return python(script, *arguments, env=environment, cwd=cwd, code=None, seconds=300)
 
 
 def manifest(folder: Path) -> list[dict[str, object]]:
@@ -142,10 +133,7 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
         # Also where whoever runs the tests ignores Ctrl-C, as background jobs of a shell do.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "pictures").rglob("*.webp")):
-        assert time.monotonic() < deadline, "it never came to saving"
-        time.sleep(0.05)
+    wait_until(lambda: list((tmp_path / "pictures").rglob("*.webp")), "saving")
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -235,11 +223,3 @@ def test_help_says_what_it_costs(prefect_environment: dict[str, str], tmp_path: 
     done = quickstart(prefect_environment, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "costs money" in done.stdout
-
-
-def with_key(environment: dict[str, str], service: Simulator) -> dict[str, str]:
-    return {
-        **environment,
-        "COMETAPI_KEY": service.api_key,
-        "COMETAPI_BASE_URL": service.url,
-    }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from prefect_cometapi.simulator import Simulator
+from tests.processes import python, with_key
 from tests.readme_tables import README, with_tables
 
 TEXT = README.read_text("utf-8")
@@ -29,21 +28,8 @@ def test_the_scripts_run_one_after_the_other(
     for number, block in enumerate(SCRIPTS):
         path = tmp_path / f"block_{number}.py"
         path.write_text(block, "utf-8")
-        environment = {
-            **prefect_environment,
-            "COMETAPI_KEY": cometapi_simulator.api_key,
-            "COMETAPI_BASE_URL": cometapi_simulator.url,
-        }
-        done = subprocess.run(
-            [sys.executable, path.name],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        environment = with_key(prefect_environment, cometapi_simulator)
+        python(path.name, cwd=tmp_path, env=environment)
     pictures = list((tmp_path / "pictures").iterdir())
     assert len(pictures) == cometapi_simulator.counts.charged == 4
 
@@ -54,16 +40,9 @@ def test_the_test_of_a_users_flow_passes(
 ) -> None:
     (tmp_path / "test_my_flow.py").write_text(TESTS[0], "utf-8")
     environment = {k: v for k, v in prefect_environment.items() if k != "PREFECT_API_URL"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    done = python(*words, cwd=tmp_path, env=environment, seconds=300)
+    assert "2 passed" in done.stdout
 
 
 def test_the_tables_match_the_source() -> None:

@@ -48,13 +48,11 @@ from tests.servers import (
     Request,
     client_for,
     closed_port,
+    configure,
     prediction,
     reply,
     serve,
 )
-
-SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
-
 
 # --- the rule ---------------------------------------------------------------------------------
 
@@ -282,7 +280,7 @@ async def test_the_line_is_served_in_order_and_left_by_who_gives_up(world: World
 
 @pytest.mark.parametrize("call", ["query", "wait"])
 def test_a_server_that_is_down_for_a_while(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SETTING + "RECONNECT_TIMEOUT", "20")
+    configure(monkeypatch, reconnect_timeout=20)
     predictions, down, started = 60, 3.0, time.monotonic()
     came: list[float] = []
 
@@ -321,7 +319,7 @@ def test_a_server_that_is_down_for_a_while(call: str, monkeypatch: pytest.Monkey
 def test_waiting_for_the_budget_ends_at_the_callers_deadline(
     call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SETTING + "RECONNECT_TIMEOUT", "1.2")
+    configure(monkeypatch, reconnect_timeout=1.2)
     client = client_for(f"http://127.0.0.1:{closed_port()}")
     client.notify = lambda _: None
 

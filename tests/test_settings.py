@@ -19,15 +19,14 @@ from prefect_cometapi.settings import (
     load_settings,
 )
 from prefect_cometapi.urls import DEFAULT_API_ROOT
-
-OURS = "PREFECT_INTEGRATIONS_COMETAPI_"
+from tests.servers import SETTING
 
 
 @pytest.fixture(autouse=True)
 def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory without files, an environment without our names."""
     for name in os.environ:
-        if name.upper().startswith(("COMETAPI", OURS)):
+        if name.upper().startswith(("COMETAPI", SETTING)):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -66,9 +65,9 @@ def test_defaults() -> None:
     [
         pytest.param({"COMETAPI_KEY": "sk-1"}, "sk-1", DEFAULT_API_ROOT, id="vendor-key"),
         pytest.param({"cometapi_key": "sk-1"}, "sk-1", DEFAULT_API_ROOT, id="any-case"),
-        pytest.param({f"{OURS}API_KEY": "sk-2"}, "sk-2", DEFAULT_API_ROOT, id="prefect-key"),
+        pytest.param({f"{SETTING}API_KEY": "sk-2"}, "sk-2", DEFAULT_API_ROOT, id="prefect-key"),
         pytest.param(
-            {"COMETAPI_KEY": "sk-1", f"{OURS}API_KEY": "sk-2"},
+            {"COMETAPI_KEY": "sk-1", f"{SETTING}API_KEY": "sk-2"},
             "sk-1",
             DEFAULT_API_ROOT,
             id="vendor-key-first",
@@ -80,7 +79,7 @@ def test_defaults() -> None:
             id="vendor-url",
         ),
         pytest.param(
-            {f"{OURS}BASE_URL": "https://b.example"}, None, "https://b.example", id="prefect-url"
+            {f"{SETTING}BASE_URL": "https://b.example"}, None, "https://b.example", id="prefect-url"
         ),
         # Somebody else's key must not be taken for ours and sent to CometAPI.
         pytest.param(
@@ -98,7 +97,7 @@ def test_defaults() -> None:
         ),
         # "An empty variable is how containers and CI systems spell 'not set'."
         pytest.param(
-            {"COMETAPI_KEY": "", f"{OURS}API_KEY": "sk-2"},
+            {"COMETAPI_KEY": "", f"{SETTING}API_KEY": "sk-2"},
             "sk-2",
             DEFAULT_API_ROOT,
             id="empty-vendor-key-hides-nothing",
@@ -144,9 +143,9 @@ def test_numbers_from_every_source_in_order(
     assert getattr(load_settings(), name) == value != default
     toml(empty_place, f"{name} = {value * 2}")
     assert getattr(load_settings(), name) == value * 2, "prefect.toml wins over pyproject.toml"
-    monkeypatch.setenv(f"{OURS}{name.upper()}", str(default))
+    monkeypatch.setenv(f"{SETTING}{name.upper()}", str(default))
     assert getattr(load_settings(), name) == default, "the environment wins over files"
-    monkeypatch.delenv(f"{OURS}{name.upper()}")
+    monkeypatch.delenv(f"{SETTING}{name.upper()}")
     monkeypatch.setenv(name.upper(), "1")
     assert getattr(load_settings(), name) == value * 2, "the bare name is somebody else's"
 
@@ -165,7 +164,7 @@ def test_key_and_url_from_files(monkeypatch: pytest.MonkeyPatch, empty_place: Pa
     assert key_of(load_settings()) == "sk-v", "each instance reads its sources afresh"
 
 
-@pytest.mark.parametrize("name", ["COMETAPI_KEY", f"{OURS}API_KEY"])
+@pytest.mark.parametrize("name", ["COMETAPI_KEY", f"{SETTING}API_KEY"])
 def test_an_empty_variable_does_not_hide_the_key_of_a_file(
     monkeypatch: pytest.MonkeyPatch, empty_place: Path, name: str
 ) -> None:
@@ -178,7 +177,7 @@ def test_an_empty_variable_is_a_number_that_is_not_set(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     default = getattr(load_settings(), name)
-    assert getattr(settings(monkeypatch, **{f"{OURS}{name.upper()}": ""}), name) == default
+    assert getattr(settings(monkeypatch, **{f"{SETTING}{name.upper()}": ""}), name) == default
 
 
 BAD: list[tuple[str, str]] = [
@@ -193,14 +192,14 @@ BAD: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("name", "bad"), BAD)
 def test_a_bad_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str, bad: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\b{name}: "):
-        settings(monkeypatch, **{f"{OURS}{name.upper()}": bad})
+        settings(monkeypatch, **{f"{SETTING}{name.upper()}": bad})
 
 
 def test_delivery_hosts(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
     assert load_settings().delivery_hosts == ""
     toml(empty_place, 'delivery_hosts = "*.A.example,.b.example."')
     assert load_settings().delivery_hosts == "a.example, b.example"
-    name = f"{OURS}DELIVERY_HOSTS"
+    name = f"{SETTING}DELIVERY_HOSTS"
     assert settings(monkeypatch, **{name: "c.example"}).delivery_hosts == "c.example"
     for bad in ("https://c.example", "c.example, 10.0.0.5", ","):
         with pytest.raises(ConfigurationError, match=r"\bdelivery_hosts: "):
@@ -209,7 +208,7 @@ def test_delivery_hosts(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> N
 
 def test_prices(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
     assert load_settings().prices == {}
-    name = f"{OURS}PRICES"
+    name = f"{SETTING}PRICES"
     prices = {"black-forest-labs/flux-schnell": 0.003, "a/b": 1}
     assert settings(monkeypatch, **{name: json.dumps(prices)}).prices == prices
     for bad in ('{"a/b": -1}', '{"a/b": "much"}', '{"a/b": NaN}', "0.003"):
@@ -219,7 +218,7 @@ def test_prices(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
 
 def test_the_home_of_the_ledger(monkeypatch: pytest.MonkeyPatch, empty_place: Path) -> None:
     assert load_settings().ledger == "prefect-server"
-    name = f"{OURS}LEDGER"
+    name = f"{SETTING}LEDGER"
     block = "block://s3-bucket/records"
     assert settings(monkeypatch, **{name: block}).ledger == block
     for bad in ("server", "s3://bucket", "/var/ledger", "block://"):

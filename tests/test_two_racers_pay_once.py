@@ -23,12 +23,12 @@ from prefect_cometapi import operations, portal, simulator
 from prefect_cometapi.ledger import Outcome, Record
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
+from tests.homes import LEDGER
 from tests.processes import ROOT, answers, ran, started, wait_until
 from tests.servers import ID, MODEL, Answer, Request, prediction, reply, serve
 
 pytestmark = pytest.mark.slow
 
-LEDGER = "PREFECT_INTEGRATIONS_COMETAPI_LEDGER"
 
 #: Some racers in processes of their own, which all start when the last of them is ready.
 RACERS = """

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,9 +20,9 @@ import httpx
 from tests.leaks.api import Front, front
 from tests.leaks.recorder import Recorder, recording
 from tests.leaks.search import CANARY, MARK, REFUSED, files_below, finds, rows_of, search
+from tests.processes import ROOT, wait_until
 from tests.servers import Answer, Server, serve
 
-ROOT = Path(__file__).parent.parent.parent
 KEYS = {"env": f"sk-env-{MARK}", "block": f"sk-blk-{MARK}", "inline": f"sk-inl-{MARK}"}
 PATIENCE = 180
 
@@ -66,13 +65,6 @@ class Happened:
 
 
 # --- the machinery ----------------------------------------------------------------------------
-
-
-def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 def answers(url: str) -> bool:
@@ -160,7 +152,7 @@ def run_everything(base: Path, stack: ExitStack) -> Happened:
     lure = stack.enter_context(serve(lambda _: Answer(200, b"not for you")))
     api = stack.enter_context(front(lure.url))
     happened = Happened(api, lure, {"server": server})
-    wait_until(lambda: answers(f"http://127.0.0.1:{port}/api"))
+    wait_until(lambda: answers(f"http://127.0.0.1:{port}/api"), "a server", PATIENCE)
     common = {"COMETAPI_BASE_URL": api.server.url, "LURE": lure.url, **SETTINGS}
     env = {"COMETAPI_KEY": KEYS["env"]}
     block = {"PREFECT_INTEGRATIONS_COMETAPI_LEDGER": "block://local-file-system/ledger"}
@@ -187,7 +179,9 @@ def run_everything(base: Path, stack: ExitStack) -> Happened:
     start("env-stopped", "flows", "env", "stopped", PYTHONASYNCIODEBUG="1", **env)
     start("block-stopped", "flows", "block", "stopped", PYTHONASYNCIODEBUG="1", **block)
     for name in ("env", "block"):
-        wait_until(partial(api.polled.__contains__, f"prediction.endless {name}"))
+        wait_until(
+            partial(api.polled.__contains__, f"prediction.endless {name}"), "a poll", PATIENCE
+        )
         happened.processes[f"{name}-stopped"].popen.send_signal(signal.SIGINT)
     finish("env-stopped", "block-stopped")
     start("rejected", "rejected", REFUSED_KEY=refused)
@@ -230,7 +224,7 @@ def read_from(url: str) -> dict[str, bytes]:
                 break
         return b"\n".join(pages)
 
-    wait_until(lambda: finds(read("events"), CANARY), 30)
+    wait_until(lambda: finds(read("events"), CANARY), "the events", 30)
     return {f"shown by Prefect: {name}": read(name) for name in ROUTES}
 
 

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from prefect_cometapi import simulator
+from tests.processes import ROOT, python
 
-ROOT = Path(__file__).parents[2]
 MODEL = "/replicate/v1/models/black-forest-labs/flux-schnell/predictions"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 COMMAND = [sys.executable, "-m", "prefect_cometapi.simulator"]
@@ -34,16 +34,14 @@ def test_importing_costs_nearly_nothing() -> None:
         assert "uvicorn" in sys.modules and callable(run) and FAULTS
         assert not {"prefect", "replicate", "httpx"} & set(sys.modules)
     """
-    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+    python("-c", code, env=ENVIRONMENT)
     with pytest.raises(AttributeError, match="nothing"):
         _ = simulator.nothing
 
 
 def test_without_pillow_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['PIL'] = None; from prefect_cometapi.simulator import run"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = python("-c", code, env=ENVIRONMENT, code=None)
     assert 'pip install "prefect-cometapi[images]"' in done.stderr
 
 
@@ -74,9 +72,7 @@ def test_the_program(number: signal.Signals) -> None:
 
 def test_the_programs_help() -> None:
     def say(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
+        return python("-m", "prefect_cometapi.simulator", *words, env=ENVIRONMENT, code=None)
 
     table = say("--list-faults").stdout.splitlines()
     assert len(table) == len(simulator.FAULTS)
@@ -115,15 +111,10 @@ def test_the_fixture(tmp_path: Path) -> None:
     (tmp_path / "test_flows.py").write_text(FLOW_TESTS)
     # By name, and not by the entry point, so that it is this one even if another is installed.
     environment = {k: v for k, v in ENVIRONMENT.items() if not k.startswith("COMETAPI_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", plugin, "--strict-markers"],
-        env={**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    words = ("-m", "pytest", "-q", "-p", plugin, "--strict-markers")
+    done = python(*words, env=environment, cwd=tmp_path)
+    assert "3 passed" in done.stdout
 
 
 def test_it_stops_at_once_even_while_requests_hang() -> None:

@@ -25,7 +25,9 @@ from tests.servers import (
     Server,
     client_for,
     closed_port,
+    configure,
     connect_proxy,
+    picture,
     prediction,
     reply,
     serve,
@@ -33,36 +35,11 @@ from tests.servers import (
 
 HOST = "api.comet.test"
 FILES = "files.comet.test"
-SETTING = "PREFECT_INTEGRATIONS_COMETAPI_"
-
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    monkeypatch.setenv(SETTING + "CONNECT_TIMEOUT", "2")
-    monkeypatch.setenv(SETTING + "CREATE_TIMEOUT", "4")
-    monkeypatch.setenv(SETTING + "RECONNECT_TIMEOUT", "0.1")
-    monkeypatch.setenv(SETTING + "DOWNLOAD_TIMEOUT", "4")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return str(path)
 
 
 def handler(request: Request) -> Answer:
     if request.headers["host"] == FILES:
-        return Answer(200, PNG, {"content-type": "image/png"})
+        return picture(request)
     return reply(prediction(output=f"https://{FILES}/x/out.png"), 201)
 
 
@@ -156,7 +133,7 @@ async def test_a_proxy_that_opens_no_tunnel_is_never_delivered(
 async def test_a_proxy_that_never_answers_is_never_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(SETTING + "CREATE_TIMEOUT", "0.5")
+    configure(monkeypatch, create_timeout=0.5)
     with serve(lambda _: Answer(end="hang", raw=b"")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(NeverDelivered):

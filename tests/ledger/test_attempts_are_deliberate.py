@@ -34,16 +34,6 @@ from tests.servers import BOAT, MODEL
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
-@pytest.fixture
-def credentials(cometapi_simulator: Simulator) -> CometAPICredentials:
-    return CometAPICredentials.from_env()
-
-
-@pytest.fixture
-def scope(request: pytest.FixtureRequest, cometapi_simulator: Simulator) -> str:
-    return f"{request.node.name}-{cometapi_simulator.url}"[-150:]
-
-
 def records_of(scope: str) -> list[Record | None]:
     ledger = open_ledger("prefect-server")
     found = portal.call(ledger.records, scope)

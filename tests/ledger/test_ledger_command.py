@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,38 +12,16 @@ from typing import Any
 
 import pytest
 
-from prefect_cometapi import CometAPICredentials, Outcome, Record, SubmissionInDoubt, portal
+from prefect_cometapi import CometAPICredentials, Outcome, Record
 from prefect_cometapi.__main__ import main
 from prefect_cometapi.ledger import record_key
 from prefect_cometapi.ledger_command import plain, table
 from prefect_cometapi.simulator import Simulator
-from prefect_cometapi.submission import Order, submit
-from tests.ledgers import read, use_home, write
-from tests.servers import BOAT, MODEL
+from tests.homes import Home, create, in_doubt
+from tests.processes import python
+from tests.servers import MODEL
 
 pytestmark = pytest.mark.slow
-
-COMMAND = [sys.executable, "-m", "prefect_cometapi"]
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_POLL_MIN", "0.05")
-
-
-@pytest.fixture(params=["server"])
-def home(
-    request: pytest.FixtureRequest,
-    prefect_server: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> str:
-    return use_home(request.param, tmp_path / "ledger", monkeypatch)
-
-
-@pytest.fixture
-def scope(request: pytest.FixtureRequest, cometapi_simulator: Simulator, home: str) -> str:
-    return f"{request.node.name}-{cometapi_simulator.url}"[-150:]
 
 
 class Said:
@@ -73,31 +50,15 @@ def answers(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
 
 
-def create(scope: str, sample: int = 0, **input: Any) -> str:
-    client = CometAPICredentials.from_env().get_client()
-    order = Order(MODEL, BOAT | input, scope=scope, sample=sample)
-    return str(portal.call(submit, client, order).record_key)
-
-
-def in_doubt(service: Simulator, scope: str, sample: int = 0) -> str:
-    service.script("create", ["lost"])
-    with pytest.raises(SubmissionInDoubt) as raised:
-        create(scope, sample)
-    return str(raised.value.record_key)
-
-
-homes = pytest.mark.parametrize("home", ["server", "folder", "objects"], indirect=True)
-
-
-@homes
+@pytest.mark.parametrize("home", ["server", "folder", "objects"], indirect=True)
 def test_the_story_of_a_night(
-    home: str,
+    home: Home,
     run: Any,
     cometapi_simulator: Simulator,
     scope: str,
     tmp_path: Path,
 ) -> None:
-    paid = create(scope)
+    paid = str(create(scope).record_key)
     doubtful = [in_doubt(cometapi_simulator, scope, sample) for sample in (1, 2, 3)]
     lost = list(cometapi_simulator.predictions)[1]
 
@@ -141,12 +102,15 @@ def test_the_story_of_a_night(
     assert said.out.startswith("Nothing to collect in the ledger at")
     assert "2 saved; 1 abandoned; 1 resubmitted" in run("list", "--scope", scope).out
     assert cometapi_simulator.counts.creates == 4
-    if home.startswith("block://"):
-        assert f"the storage {home}" in said.out
+    if home.in_files:
+        assert f"the storage {home.where}" in said.out
 
 
-def test_lists_for_programs(run: Any, cometapi_simulator: Simulator, scope: str, home: str) -> None:
-    paid, doubtful = create(scope), in_doubt(cometapi_simulator, scope, 1)
+def test_lists_for_programs(
+    run: Any, cometapi_simulator: Simulator, scope: str, home: Home
+) -> None:
+    paid = str(create(scope).record_key)
+    doubtful = in_doubt(cometapi_simulator, scope, 1)
     [first, second] = json.loads(run("list", "--scope", scope, "--json").out)
     assert (first["key"], first["state"]) == (paid, "paid, not saved")
     assert first["record"]["prediction_id"] in cometapi_simulator.predictions
@@ -163,7 +127,7 @@ def test_bulk_changes_are_asked_about(
     run: Any,
     cometapi_simulator: Simulator,
     scope: str,
-    home: str,
+    home: Home,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = [in_doubt(cometapi_simulator, scope, sample) for sample in range(2)]
@@ -176,7 +140,7 @@ def test_bulk_changes_are_asked_about(
         said = run("abandon", "--scope", scope)
         assert said.code == code
         assert f"Abandon 2 records in doubt of scope {scope!r}? [y/n]" in said.err
-    outcomes = [read(home, scope, key).outcome for key in keys]  # type: ignore[union-attr]
+    outcomes = [home.read(scope, key).outcome for key in keys]
     assert outcomes == [Outcome.ABANDONED] * 2
     said = run("abandon", "--scope", scope)
     assert (said.code, said.out.startswith("Nothing is in doubt")) == (0, True)
@@ -189,8 +153,8 @@ def test_bulk_changes_are_asked_about(
 
 
 @pytest.mark.parametrize("home", ["objects"], indirect=True)
-def test_what_can_not_be_deleted_is_said(run: Any, scope: str, home: str) -> None:
-    assert run("abandon", create(scope)).code == 0
+def test_what_can_not_be_deleted_is_said(run: Any, scope: str, home: Home) -> None:
+    assert run("abandon", str(create(scope).record_key)).code == 0
     said = run("prune", "--scope", scope, "--older-than", "0", "--yes")
     assert said.code == 1
     assert "no way to delete" in said.out
@@ -248,7 +212,7 @@ def test_a_block_is_used_where_it_is_named(
     assert "is" in run("adopt", key, made, "--block", "collector").out
 
 
-def test_many_records_stay_readable(run: Any, home: str, scope: str) -> None:
+def test_many_records_stay_readable(run: Any, home: Home, scope: str) -> None:
     for number in range(12):
         sent_at = datetime.now(UTC) - timedelta(minutes=number)
         record = Record(
@@ -259,7 +223,7 @@ def test_many_records_stay_readable(run: Any, home: str, scope: str) -> None:
             excerpt=f"\x1b[2J{number} 紙の船" * 9,
             prediction_id=f"id-{number}",
         ).ended(Outcome.SAVED)
-        write(home, record_key(scope, "r", MODEL, {}, number), record)
+        home.write(record_key(scope, "r", MODEL, {}, number), record)
     said = run("list", "--scope", scope, "--limit", "3")
     assert said.out.count("id-") == 3
     assert "… and 9 more: --limit 0 or --json shows all." in said.out
@@ -268,7 +232,7 @@ def test_many_records_stay_readable(run: Any, home: str, scope: str) -> None:
 
 
 def test_nothing_there_says_where_it_looked(
-    run: Any, home: str, scope: str, monkeypatch: pytest.MonkeyPatch
+    run: Any, home: Home, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.settings import PREFECT_API_URL
 
@@ -289,7 +253,7 @@ def test_help_is_quick_to_import() -> None:
         "try: main(['ledger', '--help'])\n"
         "except SystemExit: print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert "resubmit" in done.stdout
     assert not {"prefect", "pydantic", "httpx"} & set(done.stdout.splitlines()[-1].split())
 
@@ -298,14 +262,9 @@ def test_help_is_quick_to_import() -> None:
 def test_without_a_server_it_looks_into_the_machines_own_database(tmp_path: Path) -> None:
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
     environment.pop("PREFECT_API_URL", None)
-    done = subprocess.run(
-        [*COMMAND, "ledger", "list", "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
+    words = ("-m", "prefect_cometapi", "ledger", "list", "--json")
+    done = python(*words, env=environment, seconds=180)
+    assert json.loads(done.stdout) == []
     assert "PREFECT_API_URL is not set" in done.stderr
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
