@@ -79,7 +79,7 @@ def with_key(environment: Mapping[str, str], service: Simulator) -> dict[str, st
     return {**environment, "COMETAPI_KEY": service.api_key, "COMETAPI_BASE_URL": service.url}
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+def wait_until(condition: Callable[[], object], what: str = "it", seconds: float = SECONDS) -> None:
     """Wait until something has happened."""
     deadline = time.monotonic() + seconds
     while not condition():

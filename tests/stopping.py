@@ -8,20 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT
+
 SHAPES = ROOT / "tests" / "flows" / "shapes.py"
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 90, what: str = "it") -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} never happened"
-        time.sleep(0.05)
 
 
 class Process:

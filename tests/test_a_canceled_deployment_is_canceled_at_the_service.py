@@ -20,8 +20,8 @@ from prefect_cometapi import CometAPICredentials, PredictionStatus, portal
 from prefect_cometapi.ledger import Outcome, Record, run_scope
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
-from tests.processes import with_key
-from tests.stopping import ROOT, SHAPES, Process, flow_processes, is_pending, started, wait_until
+from tests.processes import ROOT, wait_until, with_key
+from tests.stopping import SHAPES, Process, flow_processes, is_pending, started
 
 EACH_SHAPE = pytest.mark.parametrize(
     ("shape", "number"),
@@ -154,7 +154,7 @@ def test_a_canceled_run_cancels_every_prediction_once(
         run.wait_for(cometapi_simulator, number)
         run.cancel()
         # Well before the runner would kill it: also in threads, which no signal reaches.
-        wait_until(lambda: cometapi_simulator.counts.cancels == number, 15, "the cancel")
+        wait_until(lambda: cometapi_simulator.counts.cancels == number, "the cancel", seconds=15)
         assert run.ended() == "CANCELLED" or CALLED_CRASHED
         assert statuses(cometapi_simulator) == {"canceled"}
         assert cometapi_simulator.counts.cancels == number
@@ -211,7 +211,7 @@ def test_ctrl_c_on_what_serves_it_is_a_person(
     with deployments.served("sync_submit") as run:
         run.wait_for(cometapi_simulator, 3)
         os.killpg(run.runner.pid, signal.SIGINT)  # as a terminal does
-        wait_until(lambda: cometapi_simulator.counts.cancels == 3, 15, "the cancel")
+        wait_until(lambda: cometapi_simulator.counts.cancels == 3, "the cancel", seconds=15)
         run.ended()
         assert cometapi_simulator.counts.cancels == 3
 
@@ -233,9 +233,9 @@ def test_an_evicted_run_cancels_nothing(
     with deployments.served(shape) as run:
         run.wait_for(cometapi_simulator, number)
         os.kill(run.process, signal.SIGTERM)
-        wait_until(lambda: not flow_processes(run.runner.pid), 25, "the end of the process")
+        wait_until(lambda: not flow_processes(run.runner.pid), "the end of the process", seconds=25)
         assert run.ended() == "CRASHED"
-        wait_until(lambda: run.runner.said.count("It is not canceled") == number, 5)
+        wait_until(lambda: run.runner.said.count("It is not canceled") == number, seconds=5)
         check_that_it_goes_on(run, cometapi_simulator, number)
 
 
@@ -252,7 +252,7 @@ def test_an_evicted_pod_cancels_nothing(
             run.runner.send(signal.SIGTERM)
         # What becomes of the processes is for Prefect to say: what is left is killed in the end.
         with suppress(AssertionError):
-            wait_until(lambda: not flow_processes(run.runner.pid), 15)
+            wait_until(lambda: not flow_processes(run.runner.pid), seconds=15)
         with suppress(ProcessLookupError):
             os.killpg(run.runner.pid, signal.SIGKILL)
         check_that_it_goes_on(run, cometapi_simulator, 3)

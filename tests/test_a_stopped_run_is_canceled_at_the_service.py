@@ -30,8 +30,9 @@ from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
 from tests.flows import shapes
 from tests.flows.shapes import INPUTS, MODEL
+from tests.processes import wait_until
 from tests.servers import Answer, Request, prediction, reply, serve
-from tests.stopping import SHAPES, Process, Relay, started, wait_until
+from tests.stopping import SHAPES, Process, Relay, started
 
 #: The shapes, and how many predictions each waits for.
 IN_THREADS = {"sync_submit": 3, "sync_submit_async_task": 3, "sync_map": 3, "async_map": 3}
@@ -301,7 +302,7 @@ def test_ctrl_c_reaches_the_service_without_prefects_server(
     with scripts.waiting(shape, cometapi_simulator, number) as script:
         getattr(relay, how)()
         script.send(signal.SIGINT)
-        wait_until(lambda: cometapi_simulator.counts.cancels == number, 5)
+        wait_until(lambda: cometapi_simulator.counts.cancels == number, seconds=5)
 
 
 @pytest.mark.long
@@ -320,7 +321,7 @@ def test_sigterm_does_not_wait_for_prefects_server(
     with scripts.waiting(shape, cometapi_simulator, number) as script:
         getattr(relay, how)()
         script.send(signal.SIGTERM)
-        wait_until(lambda: script.said.count("It is not canceled") == number, seconds)
+        wait_until(lambda: script.said.count("It is not canceled") == number, seconds=seconds)
     assert cometapi_simulator.counts.cancels == 0
 
 

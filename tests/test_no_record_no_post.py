@@ -23,6 +23,7 @@ from prefect_cometapi.ledger import PREFIX, SCHEMA
 from prefect_cometapi.simulator import Simulator
 from prefect_cometapi.submission import Order
 from tests.homes import LEDGER, Home, create
+from tests.processes import wait_until
 from tests.servers import (
     ID,
     KEY,
@@ -35,7 +36,7 @@ from tests.servers import (
     reply,
     serve,
 )
-from tests.stopping import Relay, wait_until
+from tests.stopping import Relay
 
 pytestmark = pytest.mark.slow
 
