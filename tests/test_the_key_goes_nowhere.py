@@ -72,7 +72,8 @@ def test_the_lure_is_asked_for_files_only(happened: Happened) -> None:
 def test_the_key_is_nowhere_else(happened: Happened) -> None:
     found = happened.found(MARK)
     blocks = [place for place in found if re.match(r"request of setup: POST /api/block_doc", place)]
-    assert len(blocks) == 3, "saving blocks is what sends their keys to Prefect's server"
+    # Or more: where SQLite is busy, Prefect's client sends one again.
+    assert len(blocks) >= 3, "saving blocks is what sends their keys to Prefect's server"
     assert {place: how for place, how in found.items() if place not in blocks} == {}
 
 
