@@ -19,7 +19,7 @@ import httpx
 from pydantic import SecretStr
 
 from prefect_cometapi import portal, urls, wire
-from prefect_cometapi.connections import Connections, connections, downloader
+from prefect_cometapi.connections import Connections, connections, downloader, expiry_rank
 from prefect_cometapi.errors import (
     AccountError,
     NeverDelivered,
@@ -284,7 +284,7 @@ class CometAPIClient:
         self, expires_at: datetime | None = None
     ) -> AbstractAsyncContextManager[None]:
         """A place among the downloads, for one attempt: what expires first gets the next one."""
-        return self._wires().download_gate.turn(expires_at)
+        return self._wires().download_gate.turn(expiry_rank(expires_at))
 
     # --- requests -----------------------------------------------------------------------------
 

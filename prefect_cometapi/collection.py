@@ -12,7 +12,7 @@ from random import Random
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_cometapi import lifecycle, operations, portal, stops
+from prefect_cometapi import endings, lifecycle, operations, portal, stops
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.decisions import (
@@ -43,8 +43,6 @@ from prefect_cometapi.tasks import client_for, run_name
 
 #: How many records are dealt with at once. The client's gates bound requests and downloads.
 AT_ONCE = 50
-#: Seconds that the service may take to hand over the outputs of what it calls a success.
-HANDOVER_TIMEOUT = 60.0
 #: What may be looked for once more where somebody names it.
 LOOKED_FOR_AGAIN = (Outcome.EXPIRED, Outcome.ABANDONED)
 
@@ -196,7 +194,9 @@ class _Collecting:
             return entry.result(Did.IN_DOUBT, f"It may have been paid for. {way_out(entry.key)}")
         if entry.standing is Standing.SENDING:
             return entry.result(Did.SENDING, being_sent(record, patience(self.client.settings)))
-        known = record.prediction_id and (not record.outcome or record.outcome in LOOKED_FOR_AGAIN)
+        in_part = record.outcome is Outcome.SAVED and record.reason
+        again = not record.outcome or in_part or record.outcome in LOOKED_FOR_AGAIN
+        known = record.prediction_id and again
         if not known:
             return entry.result(Did.REFUSED, f"It is {entry.state}; there is nothing to collect.")
         if record.api_root != root:
@@ -230,7 +230,7 @@ class _Collecting:
         except PredictionNotFound:
             if datetime.now(UTC) - record.sent_at > timedelta(seconds=NOT_FOUND_TOLERANCE):
                 raise
-        if not prediction.finished and not prediction.outputs_pending:
+        if prediction.running:
             return entry.result(
                 Did.RUNNING,
                 f"Prediction {prediction.id} is {prediction.service_status or prediction.status}; "
@@ -239,7 +239,7 @@ class _Collecting:
         # It has ended, so this hardly waits: it tells its end, to the record as well.
         age = (datetime.now(UTC) - record.sent_at).total_seconds()
         prediction = await lifecycle.wait(
-            self.client, prediction, timeout=max(age, 0) + HANDOVER_TIMEOUT, observer=observer
+            self.client, prediction, timeout=max(age, 0) + 1.5 * endings.HANDOVER, observer=observer
         )
         files = await lifecycle.save(
             self.client, prediction, self.storage, prefix=self.prefix, observer=observer

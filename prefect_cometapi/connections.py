@@ -7,8 +7,6 @@ h2's header compression writes whole headers, keys included, to its debug log.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
 import os
 import ssl
@@ -28,6 +26,7 @@ import httpx
 
 from prefect_cometapi import urls
 from prefect_cometapi.errors import ConfigurationError, OutputRefused
+from prefect_cometapi.gate import Gate
 from prefect_cometapi.log_hygiene import keep_signatures_out_of_logs
 from prefect_cometapi.network import only_public_addresses
 from prefect_cometapi.pacing import Brake, RetryBudget
@@ -46,48 +45,9 @@ DOWNLOAD_SILENCE = 30.0
 _random = Random()  # noqa: S311 - spreads requests out, guards nothing
 
 
-class DownloadGate:
-    """Places for downloads at once: the next free one goes to what expires first."""
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._arrivals = itertools.count()
-        #: Expiry in epoch seconds, order of arrival, and what wakes the one who waits.
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-
-    @asynccontextmanager
-    async def turn(self, expires_at: datetime | None = None) -> AsyncGenerator[None]:
-        """Wait for a place and hold it.
-
-        Args:
-            expires_at: When the output is deleted; None is later than any other.
-        """
-        await self._enter(math.inf if expires_at is None else expires_at.timestamp())
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self, expiry: float) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (expiry, next(self._arrivals), place))
-        try:
-            await place
-        except asyncio.CancelledError:
-            if not place.cancelled():  # given a place and canceled in the same moment
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        while self._waiting:
-            *_, place = heapq.heappop(self._waiting)
-            if not place.done():
-                place.set_result(None)  # handed over: nobody who comes now can take it
-                return
-        self._free += 1
+def expiry_rank(expires_at: datetime | None) -> float:
+    """The rank of a download: what is deleted first is next; what is not known is last."""
+    return math.inf if expires_at is None else expires_at.timestamp()
 
 
 @dataclass
@@ -105,7 +65,7 @@ class Connections:
     #: must not keep polls waiting.
     create_gate: asyncio.Semaphore
     gate: asyncio.Semaphore
-    download_gate: DownloadGate
+    download_gate: Gate
     #: By API root: what one account is told to slow down for, the next one would be told too.
     brakes: defaultdict[str, Brake] = field(default_factory=lambda: defaultdict(Brake))
     #: By API root: the budget for sending again, and the line of those who wait for it.
@@ -172,7 +132,7 @@ def connections(settings: CometAPISettings, url: str) -> Connections:
                 ),
                 create_gate=asyncio.Semaphore(settings.requests_in_flight),
                 gate=asyncio.Semaphore(settings.requests_in_flight),
-                download_gate=DownloadGate(settings.downloads_in_flight),
+                download_gate=Gate(settings.downloads_in_flight),
             )
         except ConfigurationError:
             raise

@@ -28,20 +28,22 @@ def refuses_content(reason: str) -> bool:
     return _REFUSAL.search(reason) is not None
 
 
-#: How many polls in a row may bring a success without its outputs, before that is all there is.
-HANDOVERS = 5
+#: Seconds that the service may take to hand over the outputs of what it calls a success.
+HANDOVER = 60.0
 
 
-def handed_over(prediction: Prediction, polls: int) -> Prediction:
-    """The prediction as it counts after so many polls in a row that brought no more than this.
+def handed_over(prediction: Prediction, seconds: float) -> Prediction:
+    """The prediction as it counts after so many seconds in which no more than this came.
 
     A success whose outputs never come is one with the output that the envelope named; without any
-    it is waited for, except where the outputs are deleted by now.
+    it is waited for, except where its outputs are deleted by now.
     """
-    enough = polls >= HANDOVERS and (prediction.output is not None or prediction.past_lifetime)
-    if not prediction.outputs_pending or not enough:
+    if not prediction.outputs_pending:
         return prediction
-    return prediction.model_copy(update={"status": PredictionStatus.SUCCEEDED})
+    taken = prediction.model_copy(update={"status": PredictionStatus.SUCCEEDED})
+    deleted = prediction.completed_at is not None and taken.past_lifetime
+    enough = seconds >= HANDOVER and prediction.output is not None
+    return taken if enough or deleted else prediction
 
 
 def succeeded(prediction: Prediction) -> Prediction:

@@ -14,7 +14,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect_cometapi import portal, settlement
 from prefect_cometapi.client import CANCEL_TIMEOUT
 from prefect_cometapi.credentials import CometAPICredentials
-from prefect_cometapi.errors import CometAPIError
+from prefect_cometapi.errors import CometAPIError, LedgerError
 from prefect_cometapi.ledger import Record, run_scope
 from prefect_cometapi.prefect_api import flow_run_state
 from prefect_cometapi.records import StoredRecords, open_ledger
@@ -48,7 +48,15 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
         by_a_person = _CTRL_C in (state.message or "") or ctrl_c_was_pressed(flow_run.start_time)
     else:
         # A runner that is shut down itself passes "Cancelling" without anybody having asked for it.
-        said = portal.call(flow_run_state, flow_run.id) or state
+        said = portal.call(flow_run_state, flow_run.id)
+        if said is None:
+            log.warning(
+                "Prefect's server does not say whether a person stopped this run, so no prediction "
+                "is canceled. What is left running: python -m prefect_cometapi ledger list "
+                "--unsaved --scope %s",
+                run_scope(flow_run.id),
+            )
+            return
         by_a_person = said.is_cancelling() or said.is_cancelled()
     if not by_a_person:
         log.debug("No prediction is canceled: nobody asked to stop this run.")
@@ -62,7 +70,11 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
 
 async def _cancel_all(scope: str, log: Log) -> None:
     ledger = open_ledger(load_settings().ledger)
-    found = await ledger.records(scope)
+    try:
+        async with asyncio.timeout(CANCEL_TIMEOUT):
+            found = await ledger.records(scope)
+    except TimeoutError:
+        raise LedgerError(f"The ledger did not answer within {CANCEL_TIMEOUT:g} s.") from None
     if isinstance(ledger, StoredRecords):  # files are in the folder of their own scope=
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT):

@@ -121,6 +121,37 @@ class Record(BaseModel):
         """The record with an ending."""
         return self.model_copy(update={"outcome": outcome, "reason": shortened(reason, 300)})
 
+    def settled(
+        self,
+        prediction: Prediction,
+        outcome: Outcome | None,
+        *,
+        reason: str = "",
+        files: list[SavedFile] | None = None,
+        storage: str = "",
+        cancel_asked: bool = False,
+    ) -> Record | None:
+        """The record with what has become known of its prediction; None where nothing is new."""
+        if self.prediction_id not in (None, prediction.id):
+            return None
+        if self.outcome in (Outcome.ABANDONED, Outcome.RESUBMITTED):
+            return None  # a person's decision
+        # What is saved stays so, whatever becomes of it elsewhere; and what a person has stopped is
+        # seen as canceled a moment later.
+        if files is None and self.outcome and self.outcome in (outcome, *_LASTING):
+            return None
+        # Where storing the id failed when it was created, this is the next chance.
+        update: dict[str, object] = {
+            "prediction_id": prediction.id,
+            "cancel_asked": cancel_asked or self.cancel_asked,
+        }
+        if prediction.run_time is not None:
+            update["run_time"] = prediction.run_time
+        if files is not None:
+            update |= {"files": files, "storage": storage}
+        changed = (self.ended(outcome, reason) if outcome else self).model_copy(update=update)
+        return None if changed == self else changed
+
     def as_json(self, most: int = MAX_RECORD) -> dict[str, Any]:
         """As it is stored; what is least needed is left out where it is longer than `most`."""
         value = self.model_dump(mode="json", exclude_defaults=True, exclude={"schema_version"})
@@ -166,6 +197,8 @@ class Record(BaseModel):
         parts.append(f"attempt {self.attempt}" if self.attempt > 1 else "")
         return f"{self.model} ({', '.join(part for part in parts if part)})"
 
+
+_LASTING = (Outcome.SAVED, Outcome.STOPPED)
 
 #: How a record that ended looks to somebody who asks for its prediction.
 STATUS_OF = {

@@ -109,7 +109,7 @@ class _Waiting:
 
     async def stop(self, by_a_person: bool) -> None:
         """Cancel it if a person wants it to stop; else it goes on."""
-        if not self.prediction.finished:
+        if self.prediction.running:
             await settlement.interrupt(
                 self.client, self.prediction, self.observer, by_a_person=by_a_person
             )
@@ -118,7 +118,7 @@ class _Waiting:
         """Poll, then tell how it ended, to the record as well."""
         trouble = await self._poll(timeout)
         if not self.prediction.finished:
-            if on_timeout == "leave":
+            if on_timeout == "leave" or not self.prediction.running:
                 raise endings.late(self.prediction, timeout, trouble)
             cancellation = await cancel(self.client, self.prediction, observer=self.observer)
             raise endings.late_and_canceled(self.prediction, timeout, cancellation.message)
@@ -139,9 +139,10 @@ class _Waiting:
         client, settings = self.client, self.client.settings
         patience = settings.query_timeout  # the first poll is made in any case, and gets its time
         age = _age(self.prediction)
-        started = paced_from = time.monotonic() - age
+        started = time.monotonic() - age
         deadline = started + timeout
-        failures, trouble, again, pending = 0, "", False, 0
+        failures, trouble, again = 0, "", False
+        pending_from: float | None = None
         if not self.prediction.finished and age < settings.poll_min:
             await asyncio.sleep(settings.poll_min - age)  # nothing is done that soon
         while not self.prediction.finished:
@@ -151,9 +152,11 @@ class _Waiting:
                     seen = await client.query(
                         self.prediction.id, model=self.prediction.model, again=again
                     )
-                pending = pending + 1 if seen.outputs_pending else 0
-                paced_from = time.monotonic() if pending == 1 else paced_from
-                self.prediction = endings.handed_over(self.prediction.seen_as(seen), pending)
+                now = time.monotonic()
+                pending_from = (pending_from or now) if seen.outputs_pending else None
+                self.prediction = endings.handed_over(
+                    self.prediction.seen_as(seen), now - (pending_from or now)
+                )
             except TimeoutError:
                 pause = settings.poll_min
                 trouble = trouble or "The last poll got no answer in time."
@@ -170,7 +173,7 @@ class _Waiting:
                 failures, trouble, again = 0, "", False
                 self.observer.polled(self.prediction)
                 pause = poll_delay(
-                    time.monotonic() - paced_from,
+                    now - (pending_from or started),
                     _random,
                     shortest=settings.poll_min,
                     longest=settings.poll_max,
@@ -232,20 +235,26 @@ async def save(
     try:
         files = await _fetched(client, prediction, store, prefix)
     except OutputExpired as error:
-        expired = error
-        # A process that died between the last file and the record has left them.
-        if there := await store.beginning_with(f"{outputs.stem_of(prediction, prefix)}-"):
-            expired = OutputExpired(
-                f"{error} An earlier attempt has left {', '.join(there)} in the {store}, whole; "
-                "whether there were more can not be known any more."
-            )
+        stem = outputs.stem_of(prediction, prefix)
+        known = await settlement.left_by_others(client, prediction, store, stem)
+        expired = OutputExpired(f"{error}{known}")
         await settlement.settle(client, prediction, Outcome.EXPIRED, observer, reason=str(expired))
         raise expired from error.__cause__
     observer.saved(prediction, files)
+    reason = ""
+    if prediction.outputs_pending:
+        reason = "The service named this output, and never handed over the prediction itself."
+        observer.trouble(f"Prediction {prediction.id}: {reason} There may be more outputs.")
     # Uninterrupted: what is saved must not be taken for lost.
     await uninterrupted(
         settlement.settle(
-            client, prediction, Outcome.SAVED, observer, files=files, storage=store.identity
+            client,
+            prediction,
+            Outcome.SAVED,
+            observer,
+            reason=reason,
+            files=files,
+            storage=store.identity,
         )
     )
     return files

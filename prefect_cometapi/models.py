@@ -86,6 +86,11 @@ class Prediction(_Data):
         """True where nothing more will happen to it."""
         return self.status.finished
 
+    @property
+    def running(self) -> bool:
+        """True while the service is at work on it, as far as is known."""
+        return not self.finished and not self.outputs_pending
+
     def seen_as(self, seen: Prediction) -> Prediction:
         """What the service says now, with what it has forgotten or never knew."""
         return seen.model_copy(

@@ -138,8 +138,10 @@ async def uninterrupted(work: Awaitable[R]) -> R:
     For the few steps that must not be cut in two: what has been paid for has to be written down.
     The caller waits for them, however long they take.
     """
-    task, job = asyncio.ensure_future(work), _current.get()
-    canceled: asyncio.CancelledError | None = None
+    job, held = _current.get(), _Held()
+    token = _held.set(held)  # the task gets a copy of these variables
+    task = asyncio.ensure_future(work)
+    _held.reset(token)
     if job:
         job.uninterruptible += 1
     try:
@@ -149,15 +151,25 @@ async def uninterrupted(work: Awaitable[R]) -> R:
             except asyncio.CancelledError as error:
                 if task.cancelled():
                     raise
-                canceled = error
+                held.canceled = error
             except Exception:
                 break  # raised again by result(), below
     finally:
         if job:
             job.uninterruptible -= 1
-    if canceled is not None:
-        raise canceled
+    if held.canceled is not None:
+        raise held.canceled
     return task.result()
+
+
+def interruption_waits() -> bool:
+    """Whether what is awaited `uninterrupted` here holds a cancellation up."""
+    held = _held.get()
+    return held is not None and held.canceled is not None
+
+
+class _Held:
+    canceled: asyncio.CancelledError | None = None
 
 
 class _Job(Generic[R]):
@@ -206,6 +218,7 @@ class _Job(Generic[R]):
             self.result.set_result(task.result())
 
 
+_held: ContextVar[_Held | None] = ContextVar("prefect_cometapi_held", default=None)
 _current: ContextVar[_Job[Any] | None] = ContextVar("prefect_cometapi_job", default=None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from logging import getLogger
@@ -17,6 +19,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import get_current_settings
 
 from prefect_cometapi.errors import LedgerError
+from prefect_cometapi.gate import Gate
 from prefect_cometapi.ledger import run_scope
 
 T = TypeVar("T")
@@ -24,46 +27,52 @@ T = TypeVar("T")
 #: Seconds that one call may take. A server with SQLite can stand still for 60: the garbage
 #: collector then waits, on its only event loop, for a statement that waits for that loop's commit.
 CALL_TIMEOUT = 75.0
-#: Seconds after which somebody who waits is told so, and that a call may take once the server has
-#: been silent for a whole `CALL_TIMEOUT`: those in line must not wait that long one by one.
+#: Seconds after which somebody who waits is told so, and that a call may take while the server has
+#: just been silent for a whole `CALL_TIMEOUT`: those in line must not wait that long one by one.
 SLOW = 10.0
+#: How often a request that finds SQLite busy is sent again soon, before Prefect's own pauses of
+#: 8 s and more, which are for a server that restarts.
+SOON = 2
 
 
-async def ask(question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool = True) -> T:
+async def ask(
+    question: Callable[[PrefectClient], Awaitable[T]], *, queue: bool = True, urgent: bool = False
+) -> T:
     """Ask Prefect's server something.
 
     Args:
         question: What to do with a client.
         queue: One question of this process at a time: SQLite answers writes side by side with
             "busy", and Prefect's client then waits for seconds.
+        urgent: Before those in line that are not.
 
     Raises:
         TimeoutError: There was no answer within `CALL_TIMEOUT`.
         Exception: Whatever Prefect's client raises.
     """
-    global _silent
-    async with _turn() if queue else nullcontext():
+    global _silent_until
+    async with _line().turn(0.0 if urgent else 1.0) if queue else nullcontext():
         client = await _client()  # which may first start Prefect's temporary server, in its time
-        slow = asyncio.get_running_loop().call_later(SLOW, _tell_slow)
+        limit = CALL_TIMEOUT if time.monotonic() > _silent_until else min(SLOW, CALL_TIMEOUT)
+        slow = asyncio.get_running_loop().call_later(SLOW, _tell_slow, limit)
+        _silent_until = -math.inf  # an error is an answer, too
         try:
-            async with asyncio.timeout(min(SLOW, CALL_TIMEOUT) if _silent else CALL_TIMEOUT):
-                answer = await question(client)
+            async with asyncio.timeout(limit):
+                return await question(client)
         except TimeoutError:
-            _silent = True
+            _silent_until = time.monotonic() + CALL_TIMEOUT
             raise
         finally:
             slow.cancel()
-        _silent = False
-        return answer
 
 
-def _tell_slow() -> None:
-    if not _silent:
+def _tell_slow(limit: float) -> None:
+    if limit > SLOW:
         getLogger("prefect_cometapi").warning(
             "Prefect's server has not answered for %g s; waiting for up to %g s. With SQLite it "
             "can stand still for a minute when many write at once; with PostgreSQL it does not.",
             SLOW,
-            CALL_TIMEOUT,
+            limit,
         )
 
 
@@ -73,14 +82,14 @@ def which_server() -> tuple[object, ...]:
     return (api.url, api.key, api.auth_string, get_current_settings().home)
 
 
-#: True once a call has got no answer, until one has.
-_silent = False
+#: While calls may take less, because one has just got no answer.
+_silent_until = -math.inf
 _clients: dict[tuple[object, ...], PrefectClient] = {}
-_turns: dict[object, asyncio.Lock] = {}
+_lines: dict[object, Gate] = {}
 
 
-def _turn() -> asyncio.Lock:
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+def _line() -> Gate:
+    return _lines.setdefault(asyncio.get_running_loop(), Gate(1))
 
 
 async def _client() -> PrefectClient:
@@ -97,7 +106,10 @@ async def _client() -> PrefectClient:
 async def _soon_again(response: httpx.Response) -> None:
     # SQLite is busy for milliseconds, after which Prefect's client would wait for 2 s and more.
     if response.status_code == 503:
-        response.headers.setdefault("Retry-After", "0.3")
+        busy = response.request.extensions.get("prefect_cometapi.busy", 0) + 1
+        response.request.extensions["prefect_cometapi.busy"] = busy
+        if busy <= SOON:
+            response.headers.setdefault("Retry-After", "0.3")
 
 
 # --- whose run this is ------------------------------------------------------------------------

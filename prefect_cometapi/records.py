@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
@@ -46,6 +49,14 @@ _PAGE = 200
 Records = dict[str, Record | None]
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A claim that was taken: what to `release` it by, and what its intent says it was sent at."""
+
+    id: UUID | None
+    sent_at: datetime
+
+
 class ClaimTaken(Exception):
     """Somebody else has claimed the record in the meantime."""
 
@@ -65,11 +76,8 @@ class RecordStore(ABC):
         """Whether there is a record, and the record if it can be read."""
 
     @abstractmethod
-    async def claim(self, key: str, record: Record) -> UUID | None:
-        """Write the intent unless there is a record already, in one step.
-
-        Returns:
-            What to `release` it by.
+    async def claim(self, key: str, record: Record) -> Claim:
+        """Write the intent, as of now, unless there is a record already, in one step.
 
         Raises:
             ClaimTaken: There is one.
@@ -118,24 +126,35 @@ class ServerRecords(RecordStore):
         variable = await _ask(lambda client: client.read_variable_by_name(key))
         return (variable is not None, read_record(variable.value) if variable else None)
 
-    async def claim(self, key: str, record: Record) -> UUID | None:
+    async def claim(self, key: str, record: Record) -> Claim:
         """Create the Variable, which fails where there is one."""
-        new = {"name": key, "value": record.as_json(), "tags": _tags(record)}
+
+        async def create(client: PrefectClient) -> Claim:
+            intent = record.afresh()  # in its turn, for which it may have waited
+            new = {"name": key, "value": intent.as_json(), "tags": _tags(intent)}
+            made = await client.create_variable(VariableCreate(**new))
+            return Claim(made.id, intent.sent_at)
+
         try:
-            made = await _ask(lambda client: client.create_variable(VariableCreate(**new)))
+            claim = await _ask(create)
         except (ClaimTaken, LedgerError):
             # Perhaps it was written and only the answer lost: Prefect's client sends it again.
             made = await _ask(lambda client: client.read_variable_by_name(key))
             found = read_record(made.value) if made else None
-            if found is None or not found.owner or found.owner != record.owner:
+            if made is None or found is None or not found.owner or found.owner != record.owner:
                 raise
-        return made.id if made else None
+            claim = Claim(made.id, found.sent_at)
+        if claim is None:  # 404: that is no server which keeps Variables
+            raise LedgerError("Prefect's server keeps no Variables. Nothing was sent.")
+        return claim
 
     async def store(self, key: str, record: Record) -> None:
         """Update the Variable; where somebody has deleted it meanwhile, create it."""
         new = {"name": key, "value": record.as_json(), "tags": _tags(record)}
         try:
-            await _ask(lambda client: client.update_variable(VariableUpdate(**new)), then="")
+            await _ask(
+                lambda client: client.update_variable(VariableUpdate(**new)), then="", urgent=True
+            )
         except LedgerError as error:
             if _status(error.__cause__) != 404:
                 raise
@@ -211,16 +230,16 @@ class StoredRecords(RecordStore):
             return True, _decoded(content)
         return await self._claims.read(scope, key)
 
-    async def claim(self, key: str, record: Record) -> UUID | None:
+    async def claim(self, key: str, record: Record) -> Claim:
         """Claim on the server, then look whether the claim before this one has ended well."""
         claim = await self._claims.claim(key, record)
         try:
             stored = await self._use(lambda store: store.read(_name(record.scope, key)))
         except LedgerError:
-            await self.release(record.scope, key, claim)  # nothing will be sent
+            await self.release(record.scope, key, claim.id)  # nothing will be sent
             raise
         if stored is not None:
-            await self.release(record.scope, key, claim)
+            await self.release(record.scope, key, claim.id)
             raise ClaimTaken
         return claim
 
@@ -260,9 +279,8 @@ class StoredRecords(RecordStore):
         seconds: float = STORAGE_TIMEOUT,
     ) -> T:
         try:
-            store = await self._store()
             async with asyncio.timeout(seconds):
-                return await question(store)
+                return await question(await self._store())
         except (StorageError, InvalidInput, TimeoutError) as error:
             self._opened = None  # its credentials may have been changed meanwhile
             reason = str(error) or f"there was no answer within {seconds:g} s."
@@ -289,11 +307,18 @@ def _stored(where: str, server: tuple[object, ...]) -> StoredRecords:
     return StoredRecords(where)
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stored.cache_clear)
+
+
 async def _ask(
-    question: Callable[[PrefectClient], Awaitable[T]], then: str = "Nothing was sent."
+    question: Callable[[PrefectClient], Awaitable[T]],
+    then: str = "Nothing was sent.",
+    *,
+    urgent: bool = False,
 ) -> T | None:
     try:
-        return await ask(question)
+        return await ask(question, urgent=urgent)
     except ObjectAlreadyExists:
         raise ClaimTaken from None
     except ObjectNotFound:

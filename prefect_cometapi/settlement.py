@@ -6,11 +6,12 @@ Nothing here fails its caller: the prediction is worth more than its record.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from prefect_cometapi.client import CometAPIClient
-from prefect_cometapi.errors import CometAPIError, LedgerError
+from prefect_cometapi.errors import LedgerError
 from prefect_cometapi.ledger import Outcome, Record
-from prefect_cometapi.models import Cancellation, Prediction, SavedFile
+from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.stores import Store
@@ -20,15 +21,15 @@ SETTLE_TIMEOUT = 5.0
 
 
 async def find(client: CometAPIClient, prediction: Prediction) -> Record | None:
-    """The record of a prediction; None where it has none, or that can not be known now."""
+    """The record of a prediction; None where it has none, or one that can not be read.
+
+    Raises:
+        LedgerError: The ledger could not be reached.
+    """
     if prediction.record_key is None or prediction.scope is None:
         return None
     records = open_ledger(client.settings.ledger)
-    try:
-        _, record = await records.read(prediction.scope, prediction.record_key)
-    except CometAPIError:
-        return None
-    return record
+    return (await records.read(prediction.scope, prediction.record_key))[1]
 
 
 async def settle(
@@ -43,35 +44,34 @@ async def settle(
     cancel_asked: bool = False,
 ) -> None:
     """Write into the record of a prediction how it ended; without an outcome, what was tried."""
-    record = await find(client, prediction)
-    if record is None or record.prediction_id not in (None, prediction.id):
-        return
-    if record.outcome in (Outcome.ABANDONED, Outcome.RESUBMITTED):
-        return  # a person's decision
-    if files is None and record.outcome and record.outcome in (outcome, Outcome.SAVED):
-        return  # known already; and what is saved stays so, whatever becomes of it elsewhere
-    # Where storing the id failed when it was created, this is the next chance.
-    record = record.model_copy(update={"prediction_id": prediction.id})
-    changed = record.ended(outcome, reason) if outcome else record
-    update: dict[str, object] = {"cancel_asked": cancel_asked or record.cancel_asked}
-    if prediction.run_time is not None:
-        update["run_time"] = prediction.run_time
-    if files is not None:
-        update |= {"files": files, "storage": storage}
-    changed = changed.model_copy(update=update)
     try:
-        await open_ledger(client.settings.ledger).store(str(prediction.record_key), changed)
+        record = await find(client, prediction)
+        changed = record and record.settled(
+            prediction,
+            outcome,
+            reason=reason,
+            files=files,
+            storage=storage,
+            cancel_asked=cancel_asked,
+        )
+        if changed:
+            await open_ledger(client.settings.ledger).store(str(prediction.record_key), changed)
     except LedgerError as error:
+        what = outcome or ("canceled" if cancel_asked else "running")
         observer.trouble(
-            f"That prediction {prediction.id} is {outcome or 'canceled'} could not be written to "
-            f"its record {prediction.record_key}. {error}"
+            f"That prediction {prediction.id} is {what} could not be written to its record "
+            f"{prediction.record_key}. {error}"
         )
 
 
 async def saved_files(
     client: CometAPIClient, prediction: Prediction, store: Store, prefix: str
 ) -> list[SavedFile] | None:
-    """The files that an earlier attempt saved to the same place, where they are still there."""
+    """The files that an earlier attempt saved to the same place, where they are still there.
+
+    Raises:
+        LedgerError: The ledger could not be reached.
+    """
     record = await find(client, prediction)
     if record is None or record.files is None or record.storage != store.identity:
         return None
@@ -84,11 +84,40 @@ async def saved_files(
     return record.files
 
 
-async def stop(client: CometAPIClient, prediction: Prediction, observer: Observer) -> Cancellation:
+async def left_by_others(
+    client: CometAPIClient, prediction: Prediction, store: Store, stem: str
+) -> str:
+    """What is known of files of a prediction whose outputs are deleted, in words."""
+    record = None
+    with suppress(LedgerError):
+        record = await find(client, prediction)
+    if record and record.outcome is Outcome.SAVED:
+        places = ", ".join(file.location for file in record.files or [])
+        return f" By its record it was saved, to {places or 'a place that was not written down'}."
+    # A process that died between the last file and the record has left them.
+    if there := await store.beginning_with(f"{stem}-"):
+        return (
+            f" An earlier attempt has left {', '.join(there)} in the {store}, whole; whether there "
+            "were more can not be known any more."
+        )
+    return ""
+
+
+#: What a person's stop was passed on for, by this process: tasks that wait for the same one.
+_canceled: set[tuple[str, str]] = set()
+_MANY = 10_000
+
+
+async def stop(client: CometAPIClient, prediction: Prediction, observer: Observer) -> None:
     """Ask the service, once and for at most 10 s, to cancel what a person has stopped.
 
     Where it does, the record says so, and starting the run again makes the prediction again.
     """
+    if (prediction.api_root, prediction.id) in _canceled:
+        return
+    if len(_canceled) >= _MANY:
+        _canceled.clear()
+    _canceled.add((prediction.api_root, prediction.id))
     cancellation = await client.acancel_prediction(prediction.id, model=prediction.model)
     observer.canceled(cancellation)
     outcome = Outcome.STOPPED if cancellation.accepted else None
@@ -100,7 +129,6 @@ async def stop(client: CometAPIClient, prediction: Prediction, observer: Observe
             f"That the service was asked to cancel prediction {prediction.id} could not be written "
             f"to its record {prediction.record_key} within {SETTLE_TIMEOUT:g} s."
         )
-    return cancellation
 
 
 async def interrupt(
@@ -110,6 +138,9 @@ async def interrupt(
     if by_a_person:
         await stop(client, prediction, observer)
         return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_TIMEOUT):  # where storing its id has failed
+            await settle(client, prediction, None, observer)
     observer.trouble(
         f"Interrupted while prediction {prediction.id} of {prediction.model} is running. It is not "
         "canceled, because nobody asked to stop this run: a retry goes on with it, and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import inspect
 import io
@@ -10,7 +11,9 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -23,6 +26,8 @@ from prefect_cometapi.errors import StorageError
 
 #: Written where an interface offers no other way to find out whether it takes files.
 PROBE_NAME = ".prefect-cometapi-can-write-here"
+#: How many calls of storage blocks are under way at once.
+BLOCK_CALLS = 32
 
 
 class Store(ABC):
@@ -211,6 +216,12 @@ class Folder(Store):
                 path.unlink(missing_ok=True)
 
 
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """For calls of blocks; a forked process gets its own."""
+    return ThreadPoolExecutor(BLOCK_CALLS, thread_name_prefix="prefect-cometapi-storage")
+
+
 _answered: set[tuple[object, ...]] = set()
 
 
@@ -300,7 +311,9 @@ class _BlockStore(Store):
             return await Folder(Path(target)).read_all(".")
 
     async def _awaited(self, method: Callable[..., Any], *args: object) -> Any:
-        result = await asyncio.to_thread(method, *args)
+        # In threads of their own: a storage that hangs must not hold up files and name resolution.
+        run = functools.partial(copy_context().run, method, *args)
+        result = await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), run)
         return await result if inspect.isawaitable(result) else result
 
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:

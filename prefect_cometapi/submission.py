@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,9 +26,9 @@ from prefect_cometapi.failures import Call, Step, next_step
 from prefect_cometapi.ledger import Outcome, Record, Standing
 from prefect_cometapi.models import Prediction
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.portal import interruption_waits, on_background_loop
 from prefect_cometapi.prefect_api import CALL_TIMEOUT, current_scope, lineage
-from prefect_cometapi.records import ClaimTaken, RecordStore, open_ledger
+from prefect_cometapi.records import Claim, ClaimTaken, RecordStore, open_ledger
 from prefect_cometapi.settings import CometAPISettings
 
 #: What to do about a create whose outcome nobody knows.
@@ -36,9 +38,12 @@ OnInDoubt = Literal["raise", "resubmit"]
 CLAIM_PAUSE = 0.5
 #: How long, in seconds, a record that can not be read may take to become whole.
 TORN_PATIENCE = 3.0
-#: How often, and for how many seconds in all, writing a record is tried once a prediction is
-#: accepted: it is money.
-STORE_TRIES, KEEP_TIMEOUT = 3, CALL_TIMEOUT
+#: For how many seconds writing a record is tried, once a prediction is accepted: it is money.
+KEEP_TIMEOUT = 90.0
+#: The same for taking back the claim of what was not sent.
+RELEASE_TIMEOUT = 15.0
+#: The longest pause between two of those tries, in seconds.
+KEEP_PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -227,13 +232,16 @@ class _Attempt:
 
     async def earlier(self) -> Prediction | None:
         """The prediction that the scope has already, once it is clear whether there is one."""
-        told = False
+        told, torn_until = False, time.monotonic() + TORN_PATIENCE
         while True:
             exists, record = await self.records.read(self.scope, self.key)
             if not exists:
                 return None
-            if record is None:
-                raise ledger.in_doubt(self.key, None, self.price)
+            if record is None:  # perhaps a file that is just being written
+                if time.monotonic() >= torn_until:
+                    raise ledger.in_doubt(self.key, None, self.price)
+                await asyncio.sleep(CLAIM_PAUSE)
+                continue
             match record.standing(datetime.now(UTC), self.patience):
                 case Standing.SENDING:
                     if not told:
@@ -283,16 +291,24 @@ class _Attempt:
         """Say what is in doubt; cancel what runs, if a person wants it to stop."""
         if self.doubt is not None:
             self.observer.trouble(str(self.doubt))
-        if self.made is not None and not self.made.finished:
+        if self.made is not None and self.made.running:
             await settlement.interrupt(
                 self.client, self.made, self.observer, by_a_person=by_a_person
             )
 
     async def _recorded(self, post: Callable[[], Awaitable[Prediction]]) -> Prediction:
         """Claim and intent, the POST, the id. The client never lets a cancellation in between."""
-        # Afresh each time: after a 429, this may be long after the first time that it was claimed.
+        claim = await self.records.claim(self.key, self.intent)
+        late = datetime.now(UTC) - claim.sent_at > timedelta(seconds=CALL_TIMEOUT)
+        if late or interruption_waits():  # others may take a late one for lost while it is sent
+            await self._release(claim)
+            if not late:
+                raise CancelledError("Interrupted before anything was sent.")
+            raise LedgerError(
+                f"Writing the record of a prediction of {self.order.model} took longer than "
+                f"{CALL_TIMEOUT:g} s, so nothing was sent. Run again when the ledger is faster."
+            )
         self.intent = intent = self.intent.afresh()
-        claim = await self.records.claim(self.key, intent)
         try:
             prediction = await post()
         except Exception as error:
@@ -304,9 +320,7 @@ class _Attempt:
                 lost = intent.model_copy(update={"lost": True})
                 await self._keep(lambda: self.records.store(self.key, lost), "marked as in doubt")
             else:
-                await self._keep(
-                    lambda: self.records.release(self.scope, self.key, claim), "released"
-                )
+                await self._release(claim)
             raise
         self.made = prediction.model_copy(
             update={"record_key": self.key, "scope": self.scope, "attempt": self.number}
@@ -318,19 +332,28 @@ class _Attempt:
         )
         return self.made
 
-    async def _keep(self, write: Callable[[], Awaitable[None]], what: str) -> None:
+    async def _release(self, claim: Claim) -> None:
+        await self._keep(
+            lambda: self.records.release(self.scope, self.key, claim.id),
+            "released",
+            RELEASE_TIMEOUT,
+        )
+
+    async def _keep(
+        self, write: Callable[[], Awaitable[None]], what: str, seconds: float = KEEP_TIMEOUT
+    ) -> None:
         # Failing here would lose more than it saves: the prediction is known to this process.
         trouble: Exception | None = None
         with suppress(TimeoutError):
-            async with asyncio.timeout(KEEP_TIMEOUT):
-                for attempt in range(1, STORE_TRIES + 1):
+            async with asyncio.timeout(seconds):
+                for pause in itertools.chain((0.2, 0.4, 1.0, 2.0), itertools.repeat(KEEP_PAUSE)):
                     try:
                         await write()
                     except Exception as error:
                         trouble = error
                     else:
                         return
-                    await asyncio.sleep(attempt * 0.2)
+                    await asyncio.sleep(pause)
         self.observer.trouble(
             f"The record {self.key} of a prediction of {self.order.model} could not be {what}; a "
             f"retry of this run will call it in doubt. {trouble or 'There was no answer in time.'}"

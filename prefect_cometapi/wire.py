@@ -213,7 +213,7 @@ def _prediction(
         output = envelope.get("result_url") or None
     # An envelope whose prediction is missing names one output at most, of however many there are.
     told = record is not envelope and str(record.get("status")).lower() in STATUSES
-    pending = succeeded and not told and "output" not in record
+    pending = succeeded and not told and record.get("output") is None
     reason = _first(record.get("error"), envelope.get("fail_reason"))
     inputs, metrics = record.get("input"), record.get("metrics")
     return Prediction(

@@ -382,7 +382,7 @@ def patched(world: World) -> Iterator[None]:
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return world.now + world.current.skew
 
-    async def ask(question: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def ask(question: Callable[[Any], Awaitable[Any]], *, urgent: bool = False) -> Any:
         return await question(PrefectClient(world))
 
     async def open_storage(_: str) -> Store:

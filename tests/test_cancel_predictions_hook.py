@@ -11,6 +11,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 from pydantic import SecretStr
 
@@ -25,7 +26,7 @@ from prefect_cometapi.ledger import Outcome, Record, run_scope
 from prefect_cometapi.records import open_ledger
 from prefect_cometapi.simulator import Simulator
 from tests.homes import LEDGER, Home
-from tests.servers import BOAT, MODEL
+from tests.servers import BOAT, MODEL, closed_port
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
@@ -119,6 +120,18 @@ def test_a_runner_that_is_shut_down_is_nobody(cometapi_simulator: Simulator) -> 
     # It calls the hook with "Cancelling" of its own making.
     Run().becomes(Running(), told=Cancelling(message="Runner is shutting down."))
     assert cometapi_simulator.counts.cancels == 0
+
+
+def test_where_the_server_does_not_say_who_stopped_it_nothing_is_canceled(
+    cometapi_simulator: Simulator, warnings: list[str]
+) -> None:
+    run = Run()
+    with get_client(sync_client=True) as client:
+        flow_run: FlowRun = client.read_flow_run(run.id)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{closed_port()}/api"}):
+        cancel_predictions(flow=run.flow, flow_run=flow_run, state=Cancelling())
+    assert cometapi_simulator.counts.cancels == 0
+    assert f"ledger list --unsaved --scope flow-run:{run.id}" in warnings[0]
 
 
 def test_what_has_ended_or_was_asked_for_before_is_left_alone(

@@ -18,6 +18,7 @@ from prefect_cometapi.ledger import (
     record_key,
     way_out,
 )
+from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 from tests.processes import python
 
 INPUT: dict[str, Any] = {
@@ -154,6 +155,60 @@ def test_records_survive_being_stored(record: Record) -> None:
 )
 def test_what_a_record_says(record: Record, age: float, standing: Standing) -> None:
     assert record.standing(SENT + timedelta(seconds=age), PATIENCE) is standing
+
+
+SEEN = Prediction(
+    id="abc", model="owner/name", status=PredictionStatus.CANCELED, api_root=INTENT.api_root
+)
+FILE = SavedFile(
+    location="/p/abc-0.webp", name="abc-0.webp", output="o", media_type="m", size=1, sha256="0"
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "became", "now"),
+    [
+        pytest.param(INTENT, {"outcome": None}, ("abc", None), id="its-id-after-all"),
+        pytest.param(DONE, {"outcome": None}, None, id="nothing-new"),
+        pytest.param(
+            DONE, {"outcome": None, "cancel_asked": True}, ("abc", None), id="a-cancel-was-asked"
+        ),
+        pytest.param(DONE, {"outcome": Outcome.FAILED}, ("abc", Outcome.FAILED), id="failed"),
+        pytest.param(DONE.ended(Outcome.FAILED), {"outcome": Outcome.FAILED}, None, id="known"),
+        pytest.param(
+            DONE.ended(Outcome.EXPIRED),
+            {"outcome": Outcome.SAVED, "files": [FILE]},
+            ("abc", Outcome.SAVED),
+            id="saved-after-all",
+        ),
+        pytest.param(
+            DONE.ended(Outcome.SAVED), {"outcome": Outcome.EXPIRED}, None, id="saved-stays-so"
+        ),
+        pytest.param(
+            DONE.ended(Outcome.STOPPED),
+            {"outcome": Outcome.CANCELED},
+            None,
+            id="who-stopped-it-stays-known",
+        ),
+        pytest.param(
+            DONE.ended(Outcome.ABANDONED),
+            {"outcome": Outcome.SAVED, "files": [FILE]},
+            None,
+            id="a-person-has-decided",
+        ),
+        pytest.param(
+            DONE.model_copy(update={"prediction_id": "other"}),
+            {"outcome": Outcome.FAILED},
+            None,
+            id="of-another-prediction",
+        ),
+    ],
+)
+def test_what_becomes_known_is_added(
+    record: Record, became: dict[str, Any], now: tuple[str, Outcome | None] | None
+) -> None:
+    settled = record.settled(SEEN, **became)
+    assert (settled and (settled.prediction_id, settled.outcome)) == now
 
 
 def without(name: str) -> dict[str, Any]:

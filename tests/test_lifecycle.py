@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_cometapi import (
     AccountError,
     CometAPIClient,
     CometAPICredentials,
     InvalidInput,
+    LedgerError,
+    OutputExpired,
     Prediction,
     PredictionCanceled,
     PredictionFailed,
@@ -23,11 +29,16 @@ from prefect_cometapi import (
     SavedFile,
     StorageError,
     SubmissionInDoubt,
+    endings,
     lifecycle,
+    settlement,
     simulator,
 )
+from prefect_cometapi.ledger import Record
 from prefect_cometapi.observer import Observer
+from prefect_cometapi.records import Claim, ServerRecords
 from prefect_cometapi.submission import Order, submit
+from tests.servers import closed_port
 
 MODEL = "black-forest-labs/flux-schnell"
 INPUT: dict[str, Any] = {"prompt": "A paper boat"}
@@ -108,7 +119,10 @@ async def test_a_success_without_its_outputs_is_not_all_there_is(
         assert not made.prediction.outputs_pending
 
 
-async def test_where_only_ever_the_envelope_comes_what_it_names_is_the_output() -> None:
+async def test_where_only_ever_the_envelope_comes_what_it_names_is_the_output(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(endings, "HANDOVER", 0.5)
     with simulator.run(run_time=0.05, shape="enveloped") as service:
         service.set_fault("query.hollow", 1.0)
         client = client_of(service)
@@ -116,11 +130,84 @@ async def test_where_only_ever_the_envelope_comes_what_it_names_is_the_output() 
         assert done.status is PredictionStatus.SUCCEEDED
         assert done.outputs_pending
         assert isinstance(done.output, str)
-        assert service.counts.polls >= 5
+        assert service.counts.polls >= 4
+        diary = Diary()
+        assert len(await lifecycle.save(client, done, tmp_path, observer=diary)) == 1
+        assert "There may be more outputs" in diary.entries[-1]
         nameless = await submit(client, Order("simulator/text", INPUT))
         with pytest.raises(PredictionTimeout, match="SUCCESS, but the service has not handed over"):
             await lifecycle.wait(client, nameless, timeout=1.5)
-        assert service.counts.polls > 12
+
+
+async def test_what_only_waits_for_its_outputs_is_not_canceled() -> None:
+    with simulator.run(run_time=0.05, shape="enveloped") as service:
+        service.set_fault("query.hollow", 1.0)
+        client = client_of(service)
+        with pytest.raises(PredictionTimeout):
+            await lifecycle.wait(
+                client, await submit(client, ORDER), timeout=1, on_timeout="cancel"
+            )
+        assert service.counts.cancels == 0
+
+
+async def test_many_who_wait_for_one_prediction_cancel_it_once() -> None:
+    with simulator.run(run_time=1000) as service:
+        client, order = client_of(service), Order(MODEL, INPUT, scope=str(uuid4()))
+        made = await submit(client, order)
+        for _ in range(3):
+            await settlement.interrupt(client, made, Observer(), by_a_person=True)
+        assert service.counts.cancels == 1
+
+
+async def test_where_it_was_saved_is_told_when_it_is_wanted_elsewhere_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    with simulator.run(run_time=0.05, clock=clock) as service:
+        client, order = client_of(service), Order(MODEL, INPUT, scope=str(uuid4()))
+        made = await lifecycle.generate(client, order, tmp_path, prefix="monday")
+        clock.ahead = 7200
+        with pytest.raises(OutputExpired) as caught:
+            await lifecycle.generate(client, order, tmp_path, prefix="tuesday")
+        assert f"By its record it was saved, to {made.files[0].location}" in str(caught.value)
+        away = f"http://127.0.0.1:{closed_port()}/api"
+        known = made.prediction.model_copy(update={"data_removed": True, "output": None})
+        with temporary_settings({PREFECT_API_URL: away}), pytest.raises(LedgerError):
+            await lifecycle.save(client, known, tmp_path, prefix="monday")
+
+
+class Clock:
+    """The service's clock."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def test_a_person_who_stops_before_the_post_pays_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_claim, claiming, claim = threading.Event(), threading.Event(), ServerRecords.claim
+
+    async def slow_claim(self: ServerRecords, key: str, record: Record) -> Claim:
+        claiming.set()
+        await asyncio.to_thread(may_claim.wait)
+        return await claim(self, key, record)
+
+    monkeypatch.setattr(ServerRecords, "claim", slow_claim)
+    with simulator.run() as service:
+        client, order = client_of(service), Order(MODEL, INPUT, scope=str(uuid4()))
+        submitting = asyncio.create_task(submit(client, order))
+        await asyncio.to_thread(claiming.wait)
+        submitting.cancel()
+        await asyncio.sleep(0.1)
+        may_claim.set()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        assert service.counts.creates == 0
+        assert (await submit(client, order)).attempt == 1  # the claim was released
+        assert service.counts.creates == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from random import Random
 import pytest
 
 from prefect_cometapi import portal
-from prefect_cometapi.connections import DownloadGate
+from prefect_cometapi.connections import expiry_rank
+from prefect_cometapi.gate import Gate
 from prefect_cometapi.models import OUTPUT_LIFETIME, Prediction
 from prefect_cometapi.outputs import save_outputs
 from prefect_cometapi.stores import Folder
@@ -34,7 +35,7 @@ class Queue:
     """Tasks at one gate, and the order in which they got in."""
 
     def __init__(self, places: int) -> None:
-        self.gate = DownloadGate(places)
+        self.gate = Gate(places)
         self.entered: list[str] = []
         self.inside = 0
         self.most_inside = 0
@@ -45,7 +46,7 @@ class Queue:
         go = self._go[name] = asyncio.Event()
 
         async def download() -> None:
-            async with self.gate.turn(expires_at):
+            async with self.gate.turn(expiry_rank(expires_at)):
                 self.entered.append(name)
                 self.inside += 1
                 self.most_inside = max(self.most_inside, self.inside)
@@ -67,7 +68,7 @@ class Queue:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
 
-async def all_places(gate: DownloadGate, places: int) -> None:
+async def all_places(gate: Gate, places: int) -> None:
     """Fails where the gate has more or fewer free places."""
     turns = [gate.turn() for _ in range(places + 1)]
     async with asyncio.timeout(1):
@@ -174,12 +175,12 @@ async def test_one_who_is_canceled_or_fails_inside_leaves_its_place() -> None:
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_happens_no_place_is_lost_or_made_up(seed: int) -> None:
     random, places = Random(seed), 3  # noqa: S311
-    gate, inside, most = DownloadGate(places), 0, 0
+    gate, inside, most = Gate(places), 0, 0
 
     async def download() -> None:
         nonlocal inside, most
         expires_at = random.choice([None, after(random.randrange(5))])
-        async with gate.turn(expires_at):
+        async with gate.turn(expiry_rank(expires_at)):
             inside += 1
             most = max(most, inside)
             try:

@@ -33,7 +33,7 @@ from prefect_cometapi.errors import (
     RequestRejected,
     SubmissionInDoubt,
 )
-from prefect_cometapi.ledger import Outcome
+from prefect_cometapi.ledger import Outcome, Record
 from prefect_cometapi.models import Prediction
 from prefect_cometapi.submission import Order
 from tests.ledger_in_memory import (
@@ -322,6 +322,21 @@ def test_a_release_whose_answer_is_lost_leaves_the_next_claim_alone(home: type[M
         while third in machine.world.running and third.step and third.step.what != "sleep":
             machine._step(third, WORKS)  # pays once more
         machine.nothing_is_paid_unasked()
+
+
+def test_an_id_is_written_down_however_often_that_fails_at_first() -> None:
+    with history(OnTheServer) as machine:
+        process = machine._run(REQUESTS[0], False, "nothing")
+        up_to(machine, process, "POST")
+        machine._step(process, WORKS)
+        for _ in range(8):
+            up_to(machine, process, "update")
+            machine._step(process, FAILS)
+        machine._to_the_end(process)
+        [post] = machine.world.posts[REQUESTS[0]]
+        record = machine.world.record_at(post.key)
+        assert isinstance(record, Record)
+        assert record.prediction_id == post.accepted is not None
 
 
 @HOMES

@@ -20,10 +20,10 @@ from prefect_cometapi import (
     acollect_predictions,
     collect_predictions,
     collection,
+    endings,
     list_records,
     portal,
 )
-from prefect_cometapi.ledger import record_key
 from prefect_cometapi.simulator import Simulator
 from tests.homes import HOMES, Home, collected, create, did, in_doubt, key_of
 from tests.servers import BOAT, MODEL
@@ -121,32 +121,23 @@ def test_what_has_expired_is_told_once(home: Home, scope: str, tmp_path: Path) -
     assert collected(tmp_path, scope).results == []
 
 
-def test_an_old_one_without_outputs_has_not_made_nothing(
+def test_what_was_saved_in_part_can_be_collected_whole_by_its_key(
     home: Home,
     cometapi_simulator: Simulator,
-    credentials: CometAPICredentials,
     scope: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prediction = credentials.get_client().create_prediction("simulator/nothing", BOAT)
-    old = Record(
-        scope=scope,
-        model=prediction.model,
-        api_root=prediction.api_root,
-        sent_at=LONG_AGO,
-        prediction_id=prediction.id,
-    )
-    young = old.model_copy(update={"sent_at": datetime.now(UTC), "sample": 1})
-    for number, record in enumerate((old, young)):
-        home.write(record_key(scope, record.api_root, record.model, BOAT, number), record)
-    cometapi_simulator.set_fault("query.hollow", 1.0)  # without times, and without "data_removed"
-    monkeypatch.setattr(collection, "HANDOVER_TIMEOUT", 4.0)
-    report = collected(tmp_path, scope)
-    assert did(report) == [Did.EXPIRED, Did.TROUBLE]
-    assert "has not handed over its outputs" in report.results[1].message
-    cometapi_simulator.set_fault("query.hollow", 0.0)
-    assert did(collected(tmp_path, scope)) == [Did.SAVED]
+    made = create(scope, input={**BOAT, "num_outputs": 4})
+    monkeypatch.setattr(endings, "HANDOVER", 1.0)
+    cometapi_simulator.set_fault("query.hollow", 1.0)  # only the envelope, which names one output
+    report = collected(tmp_path, scope, timeout=20)
+    assert [len(result.files) for result in report.results] == [1]
+    cometapi_simulator.clear_faults()
+    report = collected(tmp_path, keys=str(made.record_key))
+    assert [len(result.files) for result in report.results] == [4]
+    report = collected(tmp_path, keys=str(made.record_key))
+    assert did(report) == [Did.REFUSED]
 
 
 def test_more_than_are_dealt_with_at_once(
