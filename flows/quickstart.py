@@ -13,6 +13,8 @@ import asyncio
 import json
 import logging
 import re
+import shlex
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import State, flow, get_run_logger, runtime
+from prefect import State, flow, get_client, get_run_logger, runtime
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import (
     PREFECT_API_URL,
@@ -259,12 +261,16 @@ def main(arguments: list[str] | None = None) -> int:
     # Prefect's temporary server can take longer than its default patience on a small machine.
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
         try:
+            start_temporary_server()
             state: State[Any] = asyncio.run(run(simulate=simulate, **options))
         except KeyboardInterrupt:
             print("Interrupted. What is saved stays; what was running was canceled, see above.")
             if RUNS and not simulate:
                 same = options["scope"] or f"flow-run:{RUNS[0]}"
-                print(f"To go on without paying twice for what is done: --scope {same}")
+                command = [sys.executable, __file__, *(arguments or sys.argv[1:])]
+                command += [] if options["scope"] else ["--scope", same]
+                print("To go on without paying twice for what is done:")
+                print(f"  {shlex.join(command)}")
             return 130
         except Exception as error:  # Prefect's server: everything else is told by the state
             print(f"Prefect could not run the flow: {error}", file=sys.stderr)
@@ -276,6 +282,21 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\nYour pictures are in {folder}; manifest.jsonl says what each is.")
     print(how_to_look(str(state.state_details.flow_run_id)))
     return 0
+
+
+def start_temporary_server() -> None:
+    """Start Prefect's temporary server, where there is no other, out of the reach of Ctrl-C.
+
+    A terminal sends that to all processes of a command, and a run that is being stopped still has
+    to say so to the server.
+    """
+    if PREFECT_API_URL.value() or not hasattr(signal, "pthread_sigmask"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 async def run(**parameters: Any) -> State[Any]:

@@ -11,11 +11,23 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_cometapi.errors import InvalidInput
-from prefect_cometapi.ledger import EXCERPT, PREFIX, Outcome, Record, Standing, shortened
+from prefect_cometapi.ledger import (
+    EXCERPT,
+    PREFIX,
+    Outcome,
+    Record,
+    Standing,
+    shortened,
+    way_out,
+)
 from prefect_cometapi.models import Prediction, SavedFile
 
 #: What a person has decided, which a person may decide otherwise.
 DECISIONS = (Outcome.ABANDONED, Outcome.RESUBMITTED)
+
+
+#: What has ended without anything to show for it, and may be made again, at a new price.
+TO_MAKE_AGAIN = (Outcome.FAILED, Outcome.CANCELED, Outcome.STOPPED, Outcome.EXPIRED)
 
 
 class Did(StrEnum):
@@ -149,6 +161,26 @@ def being_sent(record: Record, wait: timedelta) -> str:
     )
 
 
+def what_to_do(entry: LedgerEntry, wait: timedelta) -> str:
+    """What a person can do about a record; empty where there is nothing to do."""
+    record, command = entry.record, "python -m prefect_cometapi ledger"
+    if record is None or entry.standing is Standing.IN_DOUBT:
+        return way_out(entry.key)
+    if entry.standing is Standing.SENDING:
+        return being_sent(record, wait)
+    if entry.standing is Standing.UNSAVED:
+        return (
+            f"Save it, within an hour of its completion: `{command} collect {entry.key} --storage "
+            "STORAGE`. Or run again in the same scope."
+        )
+    if record.outcome in TO_MAKE_AGAIN:
+        return (
+            f"To make it again, at a new price: `{command} resubmit {entry.key}`. Then run again "
+            "in the same scope."
+        )
+    return ""
+
+
 def objection(decision: Outcome, entry: LedgerEntry, wait: timedelta) -> str:
     """Why a record can not be abandoned or resubmitted; empty where it can.
 
@@ -159,6 +191,8 @@ def objection(decision: Outcome, entry: LedgerEntry, wait: timedelta) -> str:
     """
     record = entry.record
     if record is None or entry.standing is Standing.IN_DOUBT or record.outcome in DECISIONS:
+        return ""
+    if decision is Outcome.RESUBMITTED and record.outcome in TO_MAKE_AGAIN:
         return ""
     if entry.standing is Standing.SENDING:
         return being_sent(record, wait)
@@ -178,10 +212,11 @@ def adoption(record: Record, standing: Standing, prediction_id: str, wait: timed
     Raises:
         InvalidInput: It is another prediction, or may still become one.
     """
-    if record.prediction_id not in (None, prediction_id):
+    others = record.prediction_id not in (None, prediction_id)
+    if others and record.outcome is not Outcome.ABANDONED:
         raise InvalidInput(
             f"The record is prediction {record.prediction_id} already ({record.what}). Nothing "
-            "was changed."
+            "was changed. If that was a mistake, abandon it, and adopt it anew."
         )
     if standing is Standing.SENDING:
         raise InvalidInput(f"{being_sent(record, wait)} Nothing was changed.")

@@ -8,11 +8,21 @@ from prefect_cometapi.errors import (
     ContentRefused,
     PredictionCanceled,
     PredictionFailed,
+    PredictionNotFound,
     PredictionTimeout,
+    RequestError,
 )
 from prefect_cometapi.models import Prediction, PredictionStatus
 
-TRY_AGAIN = "To try it again on purpose, at a new price, create it with another `sample`."
+
+def _again(prediction: Prediction) -> str:
+    if prediction.record_key is None:
+        return "To make it again, at a new price, create it once more."
+    return (
+        "To make it again, at a new price: `python -m prefect_cometapi ledger resubmit "
+        f"{prediction.record_key}`, and run again in the same scope; or ask for another `sample`."
+    )
+
 
 #: What models and their filters say of a prompt or a picture that they refuse (seen on Replicate:
 #: "NSFW content detected", "flagged as sensitive (E005)"; the rest are their neighbours).
@@ -59,7 +69,7 @@ def succeeded(prediction: Prediction) -> Prediction:
     if prediction.status is PredictionStatus.CANCELED:
         raise PredictionCanceled(
             f"{_name(prediction)} was canceled{_reason(prediction)} The time it ran is billed. "
-            f"{TRY_AGAIN}{_last_lines(prediction)}",
+            f"{_again(prediction)}{_last_lines(prediction)}",
             prediction=prediction,
         )
     if refuses_content(prediction.error or ""):
@@ -71,15 +81,34 @@ def succeeded(prediction: Prediction) -> Prediction:
     aborted = prediction.status is PredictionStatus.ABORTED
     how = "was aborted before it ran, and not billed" if aborted else "failed"
     raise PredictionFailed(
-        f"{_name(prediction)} {how}{_reason(prediction)} {TRY_AGAIN}{_last_lines(prediction)}",
+        f"{_name(prediction)} {how}{_reason(prediction)} {_again(prediction)}"
+        f"{_last_lines(prediction)}",
         prediction=prediction,
+    )
+
+
+def not_found(prediction: Prediction, error: RequestError) -> RequestError:
+    """The error with what to do about the record, where the service knows no such prediction."""
+    if not isinstance(error, PredictionNotFound) or prediction.record_key is None:
+        return error
+    command, key = "python -m prefect_cometapi ledger", prediction.record_key
+    return PredictionNotFound(
+        f"{error} If its record was given a wrong id: `{command} abandon {key}`, then "
+        f"`{command} adopt {key} PREDICTION_ID`. To make it again, at a new price: `{command} "
+        f"abandon {key}`, then `{command} resubmit {key}`.",
+        status=error.status,
+        code=error.code,
+        request_id=error.request_id,
     )
 
 
 def _collect(prediction: Prediction) -> str:
     if prediction.record_key is None:
         return ""
-    return f" (or python -m prefect_cometapi ledger collect {prediction.record_key} --storage …)"
+    return (
+        f" (or `python -m prefect_cometapi ledger collect {prediction.record_key} --storage "
+        "STORAGE`)"
+    )
 
 
 def late(prediction: Prediction, timeout: float, trouble: str = "") -> PredictionTimeout:
@@ -97,7 +126,7 @@ def late_and_canceled(prediction: Prediction, timeout: float, answer: str) -> Pr
     """The error for a prediction that was canceled at its deadline, as the caller wished."""
     return PredictionTimeout(
         f"{_not_seen_to_finish(prediction, timeout, '')} The service was asked to cancel it: "
-        f"{answer} The time it ran is billed. {TRY_AGAIN}{_last_lines(prediction)}",
+        f"{answer} The time it ran is billed. {_again(prediction)}{_last_lines(prediction)}",
         prediction=prediction,
     )
 

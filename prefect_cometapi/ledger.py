@@ -355,8 +355,8 @@ def abandoned(key: str, record: Record) -> SubmissionInDoubt:
     """The error for a record that a person has given up."""
     return SubmissionInDoubt(
         f"The create of {record.what}, scope {record.scope!r}, was abandoned by a person, so it is "
-        "neither sent nor waited for. To send it again after all: python -m prefect_cometapi "
-        f"ledger resubmit {key}",
+        "neither sent nor waited for. To send it again after all: `python -m prefect_cometapi "
+        f"ledger resubmit {key}`, or `adopt` what it is.",
         record_key=key,
     )
 
@@ -366,7 +366,7 @@ def way_out(key: str) -> str:
     command = "python -m prefect_cometapi ledger"
     return (
         "Look for it in the vendor's dashboard. If it is there: "
-        f"{command} adopt {key} PREDICTION_ID. If it is not, or you accept to pay twice: "
-        f"{command} resubmit {key}. If it is not wanted any more: {command} abandon {key}. "
+        f"`{command} adopt {key} PREDICTION_ID`. If it is not, or you accept to pay twice: "
+        f"`{command} resubmit {key}`. If it is not wanted any more: `{command} abandon {key}`. "
         "Then run again in the same scope (a retry does)."
     )

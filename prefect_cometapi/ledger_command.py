@@ -19,13 +19,21 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 from prefect_cometapi import operations, portal
 from prefect_cometapi.collection import collect
 from prefect_cometapi.credentials import CometAPICredentials
-from prefect_cometapi.decisions import LedgerEntry, LedgerReport, RecordResult, counted
+from prefect_cometapi.decisions import (
+    LedgerEntry,
+    LedgerReport,
+    RecordResult,
+    being_sent,
+    counted,
+    what_to_do,
+)
 from prefect_cometapi.errors import CometAPIError, ConfigurationError, InvalidInput, LedgerError
 from prefect_cometapi.ledger import Standing, shortened, way_out
 from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.settings import ON_THE_SERVER, load_settings
-from prefect_cometapi.urls import redact
+from prefect_cometapi.submission import patience
+from prefect_cometapi.urls import check_prediction_id, redact
 
 #: What is left to do is listed first.
 _FIRST = (Standing.IN_DOUBT, Standing.SENDING, Standing.UNSAVED, Standing.ENDED)
@@ -86,9 +94,13 @@ def _list(options: Namespace) -> int:
     if Standing.UNSAVED in standings:
         scope = f" --scope {shlex.quote(options.scope)}" if options.scope else ""
         print(
-            "\nPaid, not saved: python -m prefect_cometapi ledger collect --storage STORAGE"
-            f"{scope} (the service deletes outputs one hour after completion)"
+            "\nPaid, not saved: `python -m prefect_cometapi ledger collect --storage STORAGE"
+            f"{scope}` (the service deletes outputs one hour after completion)"
         )
+    for entry in entries:
+        if entry.standing is Standing.SENDING and entry.record:
+            print(f"\nBeing sent: {being_sent(entry.record, patience(load_settings()))}")
+            break
     return 0
 
 
@@ -105,8 +117,8 @@ def _show(options: Namespace) -> int:
                 print(f"{name:<15} {plain(value)}")
         for file in entry.record.files or [] if entry.record else []:
             print(f"{'file':<15} {plain(file.location)}")
-        if entry.standing is Standing.IN_DOUBT:
-            print(f"{'what to do':<15} {way_out(entry.key)}")
+        if todo := what_to_do(entry, patience(load_settings())):
+            print(f"{'what to do':<15} {todo}")
         print()
     return 0
 
@@ -114,7 +126,7 @@ def _show(options: Namespace) -> int:
 def _collect(options: Namespace) -> int:
     report = portal.call(
         collect,
-        _credentials(options.block).get_client(),
+        _credentials(options.block, _entries(options)).get_client(),
         options.storage,
         options.scope,
         keys=options.keys,
@@ -128,11 +140,13 @@ def _collect(options: Namespace) -> int:
 
 
 def _adopt(options: Namespace) -> int:
-    has_key = options.block or load_settings().api_key
+    check_prediction_id(options.prediction_id)
+    entries = operations.find_records(options.key, options.scope)
+    has_key = options.block or load_settings().api_key or _blocks(entries)
     result = operations.adopt_prediction(
         options.key,
         options.prediction_id,
-        credentials=_credentials(options.block) if has_key else None,
+        credentials=_credentials(options.block, entries) if has_key else None,
         scope=options.scope,
     )
     return _print_report(LedgerReport(results=[result]))
@@ -218,7 +232,22 @@ def _place(scope: str | None) -> str:
     return f"the ledger at {home}{f', scope {scope!r}' if scope is not None else ''}"
 
 
-def _credentials(block: str | None) -> CometAPICredentials:
+def _entries(options: Namespace) -> list[LedgerEntry]:
+    if options.keys:
+        return operations.find_records(options.keys, options.scope)
+    return operations.list_records(options.scope, unsaved=True)
+
+
+def _blocks(entries: Iterable[LedgerEntry]) -> set[str]:
+    """The saved credentials that records were made with."""
+    records = (entry.record for entry in entries)
+    return {record.credentials for record in records if record and record.credentials}
+
+
+def _credentials(block: str | None, entries: Iterable[LedgerEntry]) -> CometAPICredentials:
+    """The block that is named, else what the environment says, else the records' own block."""
+    if not block and not load_settings().api_key and len(blocks := _blocks(entries)) == 1:
+        [block] = blocks
     if not block:
         return CometAPICredentials.from_env()
     try:

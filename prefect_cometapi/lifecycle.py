@@ -163,7 +163,7 @@ class _Waiting:
             except RequestError as error:
                 age = time.monotonic() - started
                 if next_step(Call.QUERY, error, age=age) is Step.RAISE:
-                    raise
+                    raise endings.not_found(self.prediction, error) from None
                 failures, trouble, again = failures + 1, str(error), is_trouble(error)
                 self.observer.trouble(
                     f"A poll of prediction {self.prediction.id} failed; it goes on. {error}"

@@ -197,8 +197,8 @@ async def aadopt_prediction(
     return entry.model_copy(update={"record": adopted}).result(
         Did.ADOPTED,
         f"It is prediction {prediction_id}. {checked} To save it, run again in scope "
-        f"{adopted.scope!r}, or: python -m prefect_cometapi ledger collect {record_key} "
-        "--storage STORAGE",
+        f"{adopted.scope!r}, or: `python -m prefect_cometapi ledger collect {record_key} "
+        "--storage STORAGE`",
     )
 
 
@@ -225,8 +225,8 @@ async def aabandon_predictions(
         Outcome.ABANDONED,
         keys,
         scope,
-        "It is neither sent again nor looked for; a run of scope {scope!r} that wants it raises "
-        "SubmissionInDoubt.",
+        "It is neither sent again nor looked for (nor canceled: what runs is billed); a run of "
+        "scope {scope!r} that wants it raises SubmissionInDoubt.",
     )
 
 
@@ -234,12 +234,13 @@ async def aabandon_predictions(
 async def aresubmit_predictions(
     keys: str | Iterable[str] = (), *, scope: str | None = None
 ) -> LedgerReport:
-    """Let predictions in doubt be sent once more, which may pay for them twice.
+    """Let predictions be sent once more: those in doubt may then be paid for twice.
 
     Nothing is sent here: the next run of the scope that asks for them does that.
 
     Args:
-        keys: Records in doubt, or abandoned.
+        keys: Records in doubt, abandoned, or ended without anything saved (failed, canceled,
+            expired).
         scope: Without keys, all of this scope that are in doubt.
 
     Returns:

@@ -40,7 +40,7 @@ from prefect_cometapi.urls import check_prediction_id, redact
 #: behind the prediction for a moment. Trouble that passes has until the end of the time-out.
 TRIES = 3
 
-MAKE_AGAIN = "They can only be made again, at a new price: create it with another `sample`."
+MAKE_AGAIN = "They can only be made again, at a new price: `ledger resubmit`, or another `sample`."
 
 # --- what there is to save (pure) -------------------------------------------------------------
 

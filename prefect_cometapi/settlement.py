@@ -127,7 +127,9 @@ async def stop(client: CometAPIClient, prediction: Prediction, observer: Observe
     except TimeoutError:
         observer.trouble(
             f"That the service was asked to cancel prediction {prediction.id} could not be written "
-            f"to its record {prediction.record_key} within {SETTLE_TIMEOUT:g} s."
+            f"to its record within {SETTLE_TIMEOUT:g} s, so a run of the same scope will find it "
+            "canceled. To have it made again: `python -m prefect_cometapi ledger resubmit "
+            f"{prediction.record_key}`."
         )
 
 

@@ -23,7 +23,7 @@ from prefect_cometapi import (
 )
 from prefect_cometapi.collection import collect
 from prefect_cometapi.ledger import Record, record_key
-from prefect_cometapi.records import RecordStore, _name, open_ledger
+from prefect_cometapi.records import RecordStore, ServerRecords, _name, open_ledger
 from prefect_cometapi.simulator import Simulator
 from prefect_cometapi.storage import open_storage
 from prefect_cometapi.submission import Order, submit
@@ -115,12 +115,9 @@ class Home:
         """Write a record, as another process would have."""
         ledger: RecordStore = open_ledger(self.where)
 
-        async def claim_and_store() -> None:
-            await ledger.claim(key, record)
-            if record.prediction_id or record.outcome:
-                await ledger.store(key, record)
-
-        portal.call(claim_and_store)
+        # An intent is a claim, which is on the server in each case.
+        intent = not (record.prediction_id or record.outcome)
+        portal.call((ServerRecords() if intent else ledger).store, key, record)
 
     def raw(self, key: str) -> str:
         """What is stored under a key, as it is."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,14 +117,18 @@ def test_it_goes_on_with_an_earlier_run_of_the_same_scope(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["a server", "Prefect's temporary server"])
 @pytest.mark.cometapi_simulator(run_time=3.0)
 def test_ctrl_c_says_how_to_go_on_without_paying_again(
-    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+    server: str, prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:
     prompts = tmp_path / "mine.txt"
     prompts.write_text("A\nB\n")
     options = ("--prompts", str(prompts), "--samples", "1")
     environment = with_key(prefect_environment, cometapi_simulator)
+    if server != "a server":
+        del environment["PREFECT_API_URL"]
+        environment["PREFECT_HOME"] = str(tmp_path / "home")
     cometapi_simulator.script("prediction", ["ok", "endless"])
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "flows" / "quickstart.py"), *options],
@@ -132,14 +138,16 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
         text=True,
         # Also where whoever runs the tests ignores Ctrl-C, as background jobs of a shell do.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True,
     )
     wait_until(lambda: list((tmp_path / "pictures").rglob("*.webp")), "saving")
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, which tells all processes
+    said, _ = process.communicate(timeout=100)
     assert process.returncode == 130
     assert cometapi_simulator.counts.cancels == 1
-    scope = said.rpartition("--scope ")[2].strip()
-    done = quickstart(environment, *options, "--scope", scope, cwd=tmp_path)
+    command = shlex.split(said.rpartition("To go on without paying twice")[2].partition(":")[2])
+    assert command[0] == sys.executable
+    done = python(*command[1:], env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(manifest(tmp_path / "pictures")) == 2
     # The one that was done is not paid for again; the one that was canceled is made again.

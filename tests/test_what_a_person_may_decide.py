@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from prefect_cometapi import LedgerEntry, Outcome, Prediction, PredictionStatus, Record, Standing
-from prefect_cometapi.decisions import adoption, entry_of, mismatch, objection, prunable
+from prefect_cometapi import (
+    InvalidInput,
+    LedgerEntry,
+    Outcome,
+    Prediction,
+    PredictionStatus,
+    Record,
+    Standing,
+)
+from prefect_cometapi.decisions import adoption, entry_of, mismatch, objection, prunable, what_to_do
 from tests.servers import MODEL
 
 SENT = datetime(2026, 3, 12, 11, 27, 18, tzinfo=UTC)
@@ -26,9 +34,9 @@ PAID = INTENT.model_copy(update={"prediction_id": "abc"})
         (INTENT.model_copy(update={"lost": True}), 1, "", ""),
         (PAID, 50, "", "prediction abc is paid for"),
         (PAID.ended(Outcome.SAVED), 50, "is saved", "is saved"),
-        (PAID.ended(Outcome.FAILED), 50, "is failed", "is failed"),
-        (PAID.ended(Outcome.STOPPED), 50, "is stopped", "is stopped"),
-        (PAID.ended(Outcome.EXPIRED), 50, "is expired", "is expired"),
+        (PAID.ended(Outcome.FAILED), 50, "is failed", ""),
+        (PAID.ended(Outcome.STOPPED), 50, "is stopped", ""),
+        (PAID.ended(Outcome.EXPIRED), 50, "is expired", ""),
         (PAID.ended(Outcome.ABANDONED), 50, "", ""),
         (INTENT.ended(Outcome.RESUBMITTED), 50, "", ""),
     ],
@@ -48,6 +56,33 @@ def test_adopting_undoes_only_what_a_person_decided(outcome: Outcome) -> None:
     adopted = adoption(PAID.ended(outcome), Standing.ENDED, "abc", WAIT)
     undone = outcome in (Outcome.ABANDONED, Outcome.RESUBMITTED)
     assert adopted.outcome is (None if undone else outcome)
+
+
+def test_a_wrong_id_is_corrected_once_it_was_abandoned() -> None:
+    with pytest.raises(InvalidInput, match="abandon it, and adopt it anew"):
+        adoption(PAID, Standing.UNSAVED, "right", WAIT)
+    abandoned = PAID.ended(Outcome.ABANDONED)
+    adopted = adoption(abandoned, Standing.ENDED, "right", WAIT)
+    assert (adopted.prediction_id, adopted.outcome) == ("right", None)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (None, "ledger adopt"),
+        (INTENT, "from 11:28:58 UTC"),
+        (INTENT.model_copy(update={"lost": True}), "ledger adopt"),
+        (PAID, "ledger collect"),
+        (PAID.ended(Outcome.SAVED), ""),
+        (PAID.ended(Outcome.ABANDONED), ""),
+        (PAID.ended(Outcome.FAILED), "ledger resubmit"),
+        (PAID.ended(Outcome.EXPIRED), "ledger resubmit"),
+    ],
+)
+def test_what_there_is_to_do(record: Record | None, words: str) -> None:
+    todo = what_to_do(entry_of("k", record, "s", SENT, WAIT), WAIT)
+    assert words in todo
+    assert bool(words) == bool(todo)
 
 
 def seen(**fields: Any) -> Prediction:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from random import Random
 
 from prefect_cometapi.simulator.faults import FAULTS, OPERATIONS
 from prefect_cometapi.simulator.plan import find_fault
@@ -19,7 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=int, default=8400, help="port to listen on; 0: any free one (%(default)s)")
     add("--api-key", help="the only key to accept; without it any key does")
-    add("--seed", type=int, default=0, help="decides ids, times and faults by rate (%(default)s)")
+    seed = "decides ids, times and faults by rate (another one each time)"
+    add("--seed", type=int, default=Random().randrange(2**31), help=seed)  # noqa: S311
     shapes = ("plain", "enveloped", "mixed")
     add("--shape", choices=shapes, default="plain", help="shape of the replies (%(default)s)")
     add("--run-time", type=float, help="median run time in seconds, for every model")
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             simulator.script_at(name, place)
         use = f"COMETAPI_BASE_URL={simulator.url} COMETAPI_KEY={simulator.api_key}"
         print(f"CometAPI simulator at {simulator.url}, nothing costs money. Use: {use}", flush=True)
+        print(f"What it was asked for so far: {simulator.url}/", flush=True)
         stopped.wait()
         counts = simulator.counts
     print(

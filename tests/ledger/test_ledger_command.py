@@ -6,20 +6,28 @@ import io
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefect_cometapi import CometAPICredentials, Outcome, Record
+from prefect_cometapi import (
+    CometAPICredentials,
+    Outcome,
+    Record,
+    SubmissionInDoubt,
+    create_prediction,
+    list_records,
+)
 from prefect_cometapi.__main__ import main
 from prefect_cometapi.ledger import record_key
 from prefect_cometapi.ledger_command import plain, table
 from prefect_cometapi.simulator import Simulator
 from tests.homes import Home, create, in_doubt
 from tests.processes import python
-from tests.servers import MODEL
+from tests.servers import BOAT, MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +218,26 @@ def test_a_block_is_used_where_it_is_named(
     monkeypatch.setenv("COMETAPI_BASE_URL", "https://elsewhere.example")
     [made] = cometapi_simulator.predictions
     assert "is" in run("adopt", key, made, "--block", "collector").out
+
+
+def test_without_a_key_the_records_own_block_is_used(
+    run: Any,
+    cometapi_simulator: Simulator,
+    scope: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    CometAPICredentials.from_env().save("of-the-run", overwrite=True)
+    saved: Any = CometAPICredentials.load("of-the-run")
+    cometapi_simulator.script("create", ["ok", "lost"])
+    for sample in range(2):
+        with suppress(SubmissionInDoubt):
+            create_prediction.fn(saved, MODEL, BOAT, scope=scope, sample=sample)
+    monkeypatch.delenv("COMETAPI_KEY")
+    said = run("collect", "--storage", tmp_path, "--scope", scope, "--timeout", "20")
+    assert said.out.count("saved ") == 1, said
+    [in_doubt] = list_records(scope, in_doubt=True)
+    assert run("adopt", in_doubt.key, "nonsense").code == 1  # the service was asked
 
 
 def test_many_records_stay_readable(run: Any, home: Home, scope: str) -> None:

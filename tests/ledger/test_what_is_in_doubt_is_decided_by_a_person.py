@@ -14,6 +14,7 @@ from prefect_cometapi import (
     InvalidInput,
     LedgerReport,
     Outcome,
+    PredictionError,
     PredictionNotFound,
     Record,
     Standing,
@@ -78,6 +79,22 @@ def test_what_is_resubmitted_is_paid_exactly_once_more(
 
 
 @pytest.mark.parametrize("home", HOMES, indirect=True)
+@pytest.mark.parametrize("fate", ["failed", "canceled"])
+def test_what_failed_is_made_again_where_a_person_says_so(
+    fate: str, home: Home, cometapi_simulator: Simulator, scope: str, tmp_path: Path
+) -> None:
+    cometapi_simulator.script("prediction", [fate])
+    for _ in range(2):
+        with pytest.raises(PredictionError) as raised:
+            make(scope, tmp_path)
+    assert cometapi_simulator.counts.creates == 1
+    [key] = home.records(scope)
+    assert f"`python -m prefect_cometapi ledger resubmit {key}`" in str(raised.value)
+    assert resubmit_predictions(key).done
+    assert len(make(scope, tmp_path).files) == 1
+    assert cometapi_simulator.counts.creates == 2
+
+
 def test_what_is_abandoned_is_not_sent_again(
     home: Home, cometapi_simulator: Simulator, scope: str, tmp_path: Path
 ) -> None:
