@@ -42,8 +42,8 @@ def test_every_status_in_any_letter_case_and_either_shape(
     spelled = spell(word)
     for body in (
         {"id": ID, "status": spelled},
-        envelope(status=spelled, output=None),
-        envelope({"output": None}, status=spelled),
+        envelope(status=spelled, output="made"),
+        envelope({"output": "made"}, status=spelled),
     ):
         prediction = read(body)
         assert (prediction.status, prediction.service_status) == (status, spelled)
