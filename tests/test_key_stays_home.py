@@ -386,6 +386,11 @@ def test_nothing_that_prefect_keeps_of_a_run_holds_the_key(tmp_path: Path) -> No
             run = await client.read_flow_run(run_id)
             tasks = await client.read_task_runs()
             logs = await client.read_logs()
+            for _ in range(60):  # they are sent in the background
+                if len(logs) > 3:
+                    break
+                await asyncio.sleep(1)
+                logs = await client.read_logs()
             artifacts = await client.read_artifacts()
             variables = await client.read_variables()
             assert len(tasks) >= 4

@@ -76,8 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, place in places:
             simulator.script_at(name, place)
         use = f"COMETAPI_BASE_URL={simulator.url} COMETAPI_KEY={simulator.api_key}"
-        print(f"CometAPI simulator at {simulator.url}, nothing costs money. Use: {use}", flush=True)
-        print(f"What it was asked for so far: {simulator.url}/", flush=True)
+        print(
+            f"CometAPI simulator at {simulator.url}, which tells there what it was asked for; "
+            f"nothing costs money. Use: {use}",
+            flush=True,
+        )
         stopped.wait()
         counts = simulator.counts
     print(
