@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -44,6 +45,19 @@ EACH_SHAPE = pytest.mark.parametrize(
 CALLED_CRASHED = find_spec("prefect._internal.control_listener") is None
 ENDED = ("CANCELLED", "CRASHED", "FAILED", "COMPLETED")
 pytestmark = [pytest.mark.slow, pytest.mark.cometapi_simulator(run_time=1000.0)]
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again while SQLite is busy."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(100):
+            response = super().handle_request(request)
+            if response.status_code != 503:
+                break
+            response.close()
+            time.sleep(0.3)
+        return response
 
 
 class Run:
@@ -91,7 +105,9 @@ class Deployments:
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.environment, self.folder = environment, folder
-        self.api = httpx.Client(base_url=environment["PREFECT_API_URL"] + "/", timeout=30)
+        self.api = httpx.Client(
+            base_url=environment["PREFECT_API_URL"] + "/", timeout=90, transport=Patient()
+        )
 
     def found(self, shape: str, name: str) -> str | None:
         reply = self.api.get(f"deployments/name/{shape.replace('_', '-')}/{name}")
