@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import re
 import shlex
 import signal
@@ -292,6 +293,8 @@ def start_temporary_server() -> None:
     """
     if PREFECT_API_URL.value() or not hasattr(signal, "pthread_sigmask"):
         return
+    # Its telemetry meets a busy database at the start, and logs two tracebacks about that.
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
     try:
         get_client(sync_client=True)
