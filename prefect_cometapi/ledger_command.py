@@ -126,7 +126,7 @@ def _show(options: Namespace) -> int:
 def _collect(options: Namespace) -> int:
     report = portal.call(
         collect,
-        _credentials(options.block, _entries(options)).get_client(),
+        _credentials(_block(options, lambda: _to_collect(options))).get_client(),
         options.storage,
         options.scope,
         keys=options.keys,
@@ -141,12 +141,12 @@ def _collect(options: Namespace) -> int:
 
 def _adopt(options: Namespace) -> int:
     check_prediction_id(options.prediction_id)
-    entries = operations.find_records(options.key, options.scope)
-    has_key = options.block or load_settings().api_key or _blocks(entries)
+    block = _block(options, lambda: operations.find_records(options.key, options.scope))
+    has_key = block or load_settings().api_key
     result = operations.adopt_prediction(
         options.key,
         options.prediction_id,
-        credentials=_credentials(options.block, entries) if has_key else None,
+        credentials=_credentials(block) if has_key else None,
         scope=options.scope,
     )
     return _print_report(LedgerReport(results=[result]))
@@ -232,22 +232,22 @@ def _place(scope: str | None) -> str:
     return f"the ledger at {home}{f', scope {scope!r}' if scope is not None else ''}"
 
 
-def _entries(options: Namespace) -> list[LedgerEntry]:
+def _to_collect(options: Namespace) -> list[LedgerEntry]:
     if options.keys:
         return operations.find_records(options.keys, options.scope)
     return operations.list_records(options.scope, unsaved=True)
 
 
-def _blocks(entries: Iterable[LedgerEntry]) -> set[str]:
-    """The saved credentials that records were made with."""
-    records = (entry.record for entry in entries)
-    return {record.credentials for record in records if record and record.credentials}
+def _block(options: Namespace, entries: Callable[[], list[LedgerEntry]]) -> str | None:
+    """The credentials block that is named; without a key in the environment, the records' own."""
+    if options.block or load_settings().api_key:
+        return options.block  # type: ignore[no-any-return]
+    records = (entry.record for entry in entries())
+    blocks = {record.credentials for record in records if record and record.credentials}
+    return blocks.pop() if len(blocks) == 1 else None
 
 
-def _credentials(block: str | None, entries: Iterable[LedgerEntry]) -> CometAPICredentials:
-    """The block that is named, else what the environment says, else the records' own block."""
-    if not block and not load_settings().api_key and len(blocks := _blocks(entries)) == 1:
-        [block] = blocks
+def _credentials(block: str | None) -> CometAPICredentials:
     if not block:
         return CometAPICredentials.from_env()
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.processes import python
 
 pytestmark = pytest.mark.slow
 
@@ -46,14 +46,7 @@ def end(thread, seconds=5):
 
 
 def said_by(script: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HEAD + script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-W", "ignore::DeprecationWarning", "-c", HEAD + script, seconds=60)
     assert done.stderr == ""
     return done.stdout.strip()
 
