@@ -48,7 +48,10 @@ _OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "everything": (
         "--everything",
-        {"action": "store_true", "help": "also what is in doubt or was never saved"},
+        {
+            "action": "store_true",
+            "help": "also what is in doubt or was never saved, and how scopes are split",
+        },
     ),
     "yes": ("--yes", {"action": "store_true", "help": "do not ask"}),
 }

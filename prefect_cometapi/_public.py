@@ -1,11 +1,28 @@
 """Every public name of the package; `prefect_cometapi` itself imports this on first use."""
 
+from prefect_cometapi.asset_keys import as_key as asset_key
+from prefect_cometapi.batch_calls import read_manifest, read_summary
+from prefect_cometapi.batch_models import (
+    BatchItem,
+    BatchResult,
+    ItemStatus,
+    PredictionRequest,
+    Shard,
+)
+from prefect_cometapi.batch_tasks import (
+    aiter_predictions,
+    arun_predictions,
+    iter_predictions,
+    run_predictions,
+)
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.collection import acollect_predictions, collect_predictions
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.decisions import Did, LedgerEntry, LedgerReport, RecordResult
 from prefect_cometapi.errors import (
     AccountError,
+    BatchFailed,
+    BatchStopped,
     CometAPIError,
     ConfigurationError,
     ContentRefused,
@@ -25,6 +42,7 @@ from prefect_cometapi.errors import (
     PredictionFailed,
     PredictionNotFound,
     PredictionTimeout,
+    PromptsNotWritten,
     RateLimited,
     RequestError,
     RequestRejected,
@@ -32,8 +50,10 @@ from prefect_cometapi.errors import (
     SubmissionInDoubt,
     UnknownOutcome,
 )
+from prefect_cometapi.galleries import acreate_gallery_artifact, create_gallery_artifact
 from prefect_cometapi.generate_tasks import agenerate, generate
 from prefect_cometapi.hooks import cancel_predictions
+from prefect_cometapi.input_files import ainput_file, input_file
 from prefect_cometapi.jobs import PredictionJob, PredictionRun
 from prefect_cometapi.ledger import Outcome, Record, Standing
 from prefect_cometapi.models import (
@@ -55,7 +75,15 @@ from prefect_cometapi.operations import (
     prune_records,
     resubmit_predictions,
 )
-from prefect_cometapi.settings import CometAPISettings
+from prefect_cometapi.prefect_api import start_temporary_server
+from prefect_cometapi.prompt_tasks import agenerate_prompts, generate_prompts
+from prefect_cometapi.prompts import combinations, fill_template
+from prefect_cometapi.provenance import Provenance
+from prefect_cometapi.records import folder_of
+from prefect_cometapi.settings import CometAPISettings, load_settings
+from prefect_cometapi.shards import asplit_scope, split_scope
+from prefect_cometapi.storage import acheck_storage, awrite_text, check_storage, write_text
+from prefect_cometapi.submission import check_request
 from prefect_cometapi.tasks import (
     acancel_prediction,
     acreate_prediction,
@@ -71,6 +99,10 @@ from prefect_cometapi.tasks import (
 
 __all__ = [
     "AccountError",
+    "BatchFailed",
+    "BatchItem",
+    "BatchResult",
+    "BatchStopped",
     "Cancellation",
     "CometAPIClient",
     "CometAPICredentials",
@@ -82,6 +114,7 @@ __all__ = [
     "Generation",
     "InputRejected",
     "InvalidInput",
+    "ItemStatus",
     "LedgerEntry",
     "LedgerError",
     "LedgerReport",
@@ -100,15 +133,19 @@ __all__ = [
     "PredictionFailed",
     "PredictionJob",
     "PredictionNotFound",
+    "PredictionRequest",
     "PredictionRun",
     "PredictionStatus",
     "PredictionTimeout",
+    "PromptsNotWritten",
+    "Provenance",
     "RateLimited",
     "Record",
     "RecordResult",
     "RequestError",
     "RequestRejected",
     "SavedFile",
+    "Shard",
     "Standing",
     "StorageError",
     "SubmissionInDoubt",
@@ -117,25 +154,50 @@ __all__ = [
     "aadopt_prediction",
     "abandon_predictions",
     "acancel_prediction",
+    "acheck_storage",
     "acollect_predictions",
+    "acreate_gallery_artifact",
     "acreate_prediction",
     "adopt_prediction",
     "agenerate",
+    "agenerate_prompts",
     "aget_prediction",
+    "ainput_file",
+    "aiter_predictions",
     "alist_records",
     "apoll_prediction",
     "aprune_records",
     "aresubmit_predictions",
+    "arun_predictions",
     "asave_outputs",
+    "asplit_scope",
+    "asset_key",
+    "awrite_text",
     "cancel_prediction",
     "cancel_predictions",
+    "check_request",
+    "check_storage",
     "collect_predictions",
+    "combinations",
+    "create_gallery_artifact",
     "create_prediction",
+    "fill_template",
+    "folder_of",
     "generate",
+    "generate_prompts",
     "get_prediction",
+    "input_file",
+    "iter_predictions",
     "list_records",
+    "load_settings",
     "poll_prediction",
     "prune_records",
+    "read_manifest",
+    "read_summary",
     "resubmit_predictions",
+    "run_predictions",
     "save_outputs",
+    "split_scope",
+    "start_temporary_server",
+    "write_text",
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from random import Random
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_cometapi import endings, lifecycle, operations, portal, stops
+from prefect_cometapi import endings, lifecycle, lineage, operations, portal, stops
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.decisions import (
@@ -32,12 +33,14 @@ from prefect_cometapi.errors import (
 )
 from prefect_cometapi.failures import NOT_FOUND_TOLERANCE
 from prefect_cometapi.ledger import Outcome, Record, Standing, way_out
+from prefect_cometapi.ledgers import EveryLedger
 from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.pacing import poll_delay
+from prefect_cometapi.pace import Pace
 from prefect_cometapi.portal import on_background_loop
-from prefect_cometapi.reports import RunLog
-from prefect_cometapi.storage import Storage, check_writable
+from prefect_cometapi.records import RecordStore
+from prefect_cometapi.reports import of_prediction
+from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
 from prefect_cometapi.submission import patience
 from prefect_cometapi.tasks import client_for, run_name
 
@@ -45,8 +48,6 @@ from prefect_cometapi.tasks import client_for, run_name
 AT_ONCE = 50
 #: What may be looked for once more where somebody names it.
 LOOKED_FOR_AGAIN = (Outcome.EXPIRED, Outcome.ABANDONED)
-
-_random = Random()  # noqa: S311 - spreads polls out, guards nothing
 
 
 @task(name="Collect predictions", task_run_name=run_name("collect"), cache_policy=NO_CACHE)
@@ -82,16 +83,20 @@ def collect_predictions(
         StorageError: The storage can not be written to.
         LedgerError: The ledger could not be reached.
     """
-    return portal.call(
+    client = client_for(credentials)
+    report = portal.call(
         collect,
-        client_for(credentials),
+        client,
         storage,
         scope,
         keys=keys,
         prefix=prefix,
         timeout=timeout,
-        observer=RunLog,
+        observer=lambda: of_prediction(client.settings),
     )
+    if client.settings.assets:
+        portal.call(_tell, storage, prefix, report)
+    return report
 
 
 @task(name="Collect predictions", task_run_name=run_name("collect"), cache_policy=NO_CACHE)
@@ -105,15 +110,37 @@ async def acollect_predictions(
     timeout: float = 0.0,
 ) -> LedgerReport:
     """Async twin of `collect_predictions`."""
-    return await collect(
-        client_for(credentials),
+    client = client_for(credentials)
+    report = await collect(
+        client,
         storage,
         scope,
         keys=keys,
         prefix=prefix,
         timeout=timeout,
-        observer=RunLog,
+        observer=lambda: of_prediction(client.settings),
     )
+    if client.settings.assets:
+        await _tell(storage, prefix, report)
+    return report
+
+
+@on_background_loop
+async def _tell(storage: Storage, prefix: str, report: LedgerReport) -> None:
+    """Tell Prefect of what was saved, and where."""
+    saved = [result for result in report.results if result.did is Did.SAVED]
+    files = [file for result in saved for file in result.files]
+    if not files:
+        return
+    models = Counter(result.model for result in saved)
+    metadata = {
+        "models": dict(models.most_common(lineage.MANY)),
+        "files": len(files),
+        "bytes": sum(file.size for file in files),
+    }
+    with suppress(Exception):  # they are saved, which counts for more
+        place = lineage.place_of(await open_storage(storage), check_prefix(prefix))
+        await lineage.Told().tell_soon(place, "materialization.succeeded", models, metadata)
 
 
 @on_background_loop
@@ -142,8 +169,9 @@ async def collect(
             if entry.standing is not Standing.ENDED
         ]
     )
-    collecting = _Collecting(client, storage, prefix, observer)
-    return await stops.guarded(lambda: collecting.all(oldest_first(entries), timeout))
+    async with EveryLedger(client.settings.ledger) as records:
+        collecting = _Collecting(client, records, storage, prefix, observer)
+        return await stops.guarded(lambda: collecting.all(oldest_first(entries), timeout))
 
 
 class _Collecting:
@@ -152,16 +180,19 @@ class _Collecting:
     def __init__(
         self,
         client: CometAPIClient,
+        records: RecordStore,
         storage: Storage,
         prefix: str,
         observer: Callable[[], Observer],
     ) -> None:
+        self.records = records
         self.client, self.storage, self.prefix = client, storage, prefix
         self.observer, self.turns = observer, asyncio.Semaphore(AT_ONCE)
 
     async def all(self, entries: list[LedgerEntry], timeout: float) -> LedgerReport:
         """Deal with all, and again and again with those that are running, until the deadline."""
         started, settings = time.monotonic(), self.client.settings
+        pace = Pace(share=settings.poll_share, shortest=settings.poll_min)  # of models of any kind
         results: dict[str, RecordResult] = {}
         left_over = entries
         while True:
@@ -171,14 +202,8 @@ class _Collecting:
             age = time.monotonic() - started
             if not left_over or age >= timeout:
                 break
-            pause = poll_delay(
-                age,
-                _random,
-                shortest=settings.poll_min,
-                longest=settings.poll_max,
-                share=settings.poll_share,
-            )
-            await asyncio.sleep(min(pause, timeout - age))
+            pause = max(settings.poll_min, pace.next_poll(age) - age)
+            await asyncio.sleep(min(pause, settings.poll_max, timeout - age))
         for result in results.values():
             if result.did is not Did.SAVED:
                 self.observer().trouble(f"{result.record_key}: {result.message}")
@@ -230,6 +255,8 @@ class _Collecting:
         except PredictionNotFound:
             if datetime.now(UTC) - record.sent_at > timedelta(seconds=NOT_FOUND_TOLERANCE):
                 raise
+        if prediction.finished:
+            observer.polled(prediction)
         if prediction.running:
             return entry.result(
                 Did.RUNNING,
@@ -239,10 +266,19 @@ class _Collecting:
         # It has ended, so this hardly waits: it tells its end, to the record as well.
         age = (datetime.now(UTC) - record.sent_at).total_seconds()
         prediction = await lifecycle.wait(
-            self.client, prediction, timeout=max(age, 0) + 1.5 * endings.HANDOVER, observer=observer
+            self.client,
+            prediction,
+            timeout=max(age, 0) + 1.5 * endings.HANDOVER,
+            observer=observer,
+            records=self.records,
         )
         files = await lifecycle.save(
-            self.client, prediction, self.storage, prefix=self.prefix, observer=observer
+            self.client,
+            prediction,
+            self.storage,
+            prefix=self.prefix,
+            observer=observer,
+            records=self.records,
         )
         return entry.result(Did.SAVED, _where(prediction, files), files)
 

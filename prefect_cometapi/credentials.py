@@ -68,6 +68,8 @@ class CometAPICredentials(CredentialsBlock):
 
     _block_type_name = "CometAPI Credentials"
     _block_type_slug = "cometapi-credentials"
+    # For the UI, which shows it in the forms of other blocks, too.
+    _description = "A CometAPI key, and the API that it may be sent to."
     _logo_url = LOGO_URL
     _documentation_url = DOCUMENTATION_URL
 
@@ -76,14 +78,14 @@ class CometAPICredentials(CredentialsBlock):
 
     api_key: SecretStr = Field(
         title="API key",
-        description="The API key, from the vendor's dashboard. White space around it is removed.",
+        description="From the vendor's dashboard. White space around it is removed.",
     )
     base_url: str = Field(
         default=DEFAULT_API_ROOT,
         title="Base URL",
         description=(
-            "Root of the API, the only place that the key is sent to. A trailing /v1 is removed. "
-            "Must be https, unless it is on this machine."
+            "Root of the API, the only place that the key is sent to. Must be https, unless it is "
+            "on the machine where the flow runs. A trailing /v1 is removed."
         ),
     )
     allow_insecure: bool = Field(

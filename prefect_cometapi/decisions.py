@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_cometapi.errors import InvalidInput
 from prefect_cometapi.ledger import (
-    EXCERPT,
     PREFIX,
     Outcome,
     Record,
     Standing,
-    shortened,
+    excerpt_of,
     way_out,
 )
 from prefect_cometapi.models import Prediction, SavedFile
@@ -67,11 +66,15 @@ class LedgerEntry(_Data):
     scope: str = Field(description="What shares the prediction; empty where that is not known.")
     standing: Standing = Field(description="Whether something is left to do about it.")
     record: Record | None = Field(description="None where it can not be read.")
+    made_again: bool = Field(
+        default=False, description="It came to nothing, and a later attempt is what counts."
+    )
 
     @property
     def state(self) -> str:
         """How it ended, or else how it stands."""
-        return self.record.outcome if self.record and self.record.outcome else self.standing
+        state = self.record.outcome if self.record and self.record.outcome else self.standing
+        return f"{state}, made again" if self.made_again else state
 
     def result(self, did: Did, message: str, files: list[SavedFile] | None = None) -> RecordResult:
         """What was done about it."""
@@ -173,7 +176,7 @@ def what_to_do(entry: LedgerEntry, wait: timedelta) -> str:
             f"Save it, within an hour of its completion: `{command} collect {entry.key} --storage "
             "STORAGE`. Or run again in the same scope."
         )
-    if record.outcome in TO_MAKE_AGAIN:
+    if record.outcome in TO_MAKE_AGAIN and not entry.made_again:
         return (
             f"To make it again, at a new price: `{command} resubmit {entry.key}`. Then run again "
             "in the same scope."
@@ -192,6 +195,8 @@ def objection(decision: Outcome, entry: LedgerEntry, wait: timedelta) -> str:
     record = entry.record
     if record is None or entry.standing is Standing.IN_DOUBT or record.outcome in DECISIONS:
         return ""
+    if entry.made_again:
+        return "A later attempt at the same request is what counts."
     if decision is Outcome.RESUBMITTED and record.outcome in TO_MAKE_AGAIN:
         return ""
     if entry.standing is Standing.SENDING:
@@ -229,8 +234,7 @@ def mismatch(record: Record, seen: Prediction) -> str:
     known, asked = (model.partition(":")[0].lower() for model in (seen.model, record.model))
     if known and asked and known != asked:
         return f"the record asked for {record.model}, and it is of {seen.model}"
-    prompt = seen.input.get("prompt")
-    begins = shortened(prompt, EXCERPT) if isinstance(prompt, str) else ""
+    begins = excerpt_of(seen.input)
     if record.excerpt and begins and begins != record.excerpt:
         return f'the record\'s prompt is "{record.excerpt}", and its prompt is "{begins}"'
     return ""
@@ -254,21 +258,28 @@ def prunable(
         ended = everything or entry.standing is Standing.ENDED
         return ended and now - entry.record.sent_at >= older_than
 
-    def request(record: Record) -> tuple[object, ...]:
-        return (
-            record.scope,
-            record.api_root,
-            record.model,
-            record.excerpt,
-            record.sample,
-            record.key,
-        )
-
     entries = list(entries)
     # An attempt is found by way of those before it: without them it would be sent once more.
-    kept = {request(entry.record) for entry in entries if entry.record and not of_no_use(entry)}
+    kept = {_request(entry) for entry in entries if not of_no_use(entry)}
+    return [entry for entry in entries if of_no_use(entry) and _request(entry) not in kept]
+
+
+def told_apart(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+    """The same entries, where those that came to nothing know whether they were made again."""
+    entries, latest = list(entries), dict[str, int]()
+    for entry in entries:
+        attempt = entry.record.attempt if entry.record else 0
+        latest[_request(entry)] = max(attempt, latest.get(_request(entry), 0))
     return [
-        entry
+        entry.model_copy(update={"made_again": True})
+        if entry.record
+        and entry.record.outcome in TO_MAKE_AGAIN
+        and latest[_request(entry)] > entry.record.attempt
+        else entry
         for entry in entries
-        if of_no_use(entry) and not (entry.record and request(entry.record) in kept)
     ]
+
+
+def _request(entry: LedgerEntry) -> str:
+    """What the attempts at one request have in common."""
+    return entry.record.first or entry.key if entry.record else entry.key

@@ -68,21 +68,20 @@ def succeeded(prediction: Prediction) -> Prediction:
         return prediction
     if prediction.status is PredictionStatus.CANCELED:
         raise PredictionCanceled(
-            f"{_name(prediction)} was canceled{_reason(prediction)} The time it ran is billed. "
+            f"{_ended(prediction, 'was canceled')} The time it ran is billed. "
             f"{_again(prediction)}{_last_lines(prediction)}",
             prediction=prediction,
         )
     if refuses_content(prediction.error or ""):
         raise ContentRefused(
-            f"{_name(prediction)} was refused for its content{_reason(prediction)} Change the "
-            f"prompt; the same again would be refused again.{_last_lines(prediction)}",
+            f"{_ended(prediction, 'was refused for its content')} Change the prompt; the same "
+            f"again would be refused again.{_last_lines(prediction)}",
             prediction=prediction,
         )
     aborted = prediction.status is PredictionStatus.ABORTED
     how = "was aborted before it ran, and not billed" if aborted else "failed"
     raise PredictionFailed(
-        f"{_name(prediction)} {how}{_reason(prediction)} {_again(prediction)}"
-        f"{_last_lines(prediction)}",
+        f"{_ended(prediction, how)} {_again(prediction)}{_last_lines(prediction)}",
         prediction=prediction,
     )
 
@@ -145,10 +144,11 @@ def _name(prediction: Prediction) -> str:
     return f"Prediction {prediction.id}{f' of {prediction.model}' if prediction.model else ''}"
 
 
-def _reason(prediction: Prediction) -> str:
+def _ended(prediction: Prediction, how: str) -> str:
+    """How it ended, and the service's reason for that first: lists of runs show the beginning."""
     if not prediction.error:
-        return "; the service gave no reason."
-    return f": {prediction.error.rstrip('.')}."
+        return f"{_name(prediction)} {how}; the service gave no reason."
+    return f"{prediction.error.rstrip('.')}. {_name(prediction)} {how}."
 
 
 def _last_lines(prediction: Prediction, lines: int = 5) -> str:

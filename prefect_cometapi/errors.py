@@ -20,6 +20,9 @@
     │   │   └── ContentRefused      by the service's filter of contents
     │   ├── PredictionCanceled      somebody canceled it
     │   └── PredictionTimeout       not finished at the deadline; still running and collectable
+    ├── PromptsNotWritten           a language model did not write the prompts asked for
+    ├── BatchFailed                 items of a batch went wrong; everything else was done first
+    │   └── BatchStopped            it was ended before all was tried
     └── OutputError                 the prediction succeeded, its files could not be brought home
         ├── OutputExpired           the service has deleted the outputs
         ├── OutputRefused           a URL that may not be talked to, or a file that is too large
@@ -32,9 +35,10 @@ All of them survive pickling, so that Prefect can store them as results.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from prefect_cometapi.batch_models import BatchResult
     from prefect_cometapi.models import Prediction
 
 
@@ -138,11 +142,23 @@ class SubmissionInDoubt(CometAPIError):
 
     Attributes:
         record_key: Its record in the ledger, for the commands of `ledger`; None without one.
+        abandoned: A person has given it up, and nothing is left to decide.
+        cause: What has just happened to its create; None where it was found to be in doubt.
+        request_id: The service's own id of that create, where an answer came that names one.
     """
 
-    def __init__(self, message: str, *, record_key: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        record_key: str | None = None,
+        abandoned: bool = False,
+        cause: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.record_key = record_key
+        self.record_key, self.abandoned = record_key, abandoned
+        self.cause, self.request_id = cause, request_id
 
 
 class PredictionError(CometAPIError):
@@ -171,6 +187,34 @@ class PredictionCanceled(PredictionError):
 
 class PredictionTimeout(PredictionError):
     """The prediction was not finished at the deadline. It goes on, and can still be collected."""
+
+
+class PromptsNotWritten(CometAPIError):
+    """A language model did not write as many usable prompts as it was asked for, in several rounds.
+
+    Attributes:
+        prompts: Those that it wrote.
+    """
+
+    def __init__(self, message: str, *, prompts: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.prompts = prompts or []
+
+
+class BatchFailed(CometAPIError):
+    """Items of a batch went wrong; everything else was done first.
+
+    Attributes:
+        result: What became of the batch; always there where this package raises it.
+    """
+
+    def __init__(self, message: str, *, result: BatchResult | None = None) -> None:
+        super().__init__(message)
+        self.result = cast("BatchResult", result)
+
+
+class BatchStopped(BatchFailed):
+    """A batch was ended before all was tried. What was under way was brought to its end."""
 
 
 class OutputError(CometAPIError):

@@ -31,6 +31,7 @@ from prefect_cometapi.errors import (
     RequestRejected,
     UnknownOutcome,
 )
+from prefect_cometapi.hidden_texts import Hidden, without
 
 #: A query soon after the create may not find the prediction yet; seen for some seconds on a
 #: sister route, so a minute is generous.
@@ -49,6 +50,7 @@ class Call(StrEnum):
     QUERY = "query"  # free: may be sent any number of times
     CANCEL = "cancel"  # free, and best effort
     CHECK = "check"  # free: asked only to find out whether something is wrong
+    CHAT = "chat"  # costs little: who asks counts how often a lost answer is asked for again
 
 
 class Step(Enum):
@@ -56,7 +58,7 @@ class Step(Enum):
 
     SEND_AGAIN = "send again, until the deadline"
     RAISE = "raise"
-    IN_DOUBT = "it may have been accepted: raise, and never send it again unasked"
+    IN_DOUBT = "it may have been accepted: raise, and never send it again unnoticed"
 
 
 def next_step(call: Call, error: RequestError, *, age: float = math.inf) -> Step:
@@ -75,11 +77,15 @@ def next_step(call: Call, error: RequestError, *, age: float = math.inf) -> Step
             # on and stays collectable.
             return Step.RAISE
         case UnknownOutcome():
-            return Step.IN_DOUBT if call is Call.CREATE else Step.SEND_AGAIN
+            return Step.IN_DOUBT if call in PAID else Step.SEND_AGAIN
         case PredictionNotFound() if age >= NOT_FOUND_TOLERANCE:
             return Step.RAISE
         case _:
             return Step.SEND_AGAIN if call is Call.QUERY else Step.RAISE
+
+
+#: What costs something each time that it is carried out.
+PAID = (Call.CREATE, Call.CHAT)
 
 
 def is_trouble(error: Exception) -> bool:
@@ -100,14 +106,20 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    #: Texts that nobody is to be told, if its words quote them.
+    hidden: Hidden = ()
 
     @cached_property
     def json(self) -> Any:
         """The decoded body, or None where it is not JSON."""
         try:
             value = json.loads(self.body)
-            if _is_deeper(value, MAX_DEPTH):
+            # Every poll comes here: what can be seen of the bytes needs no look at each value.
+            brackets = self.body.count(b"[") + self.body.count(b"{")
+            if brackets >= MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
                 return None
+            if self.body.isascii() and b"\\u" not in self.body:
+                return value
             text = json.dumps(value, ensure_ascii=False)
             try:
                 text.encode()
@@ -134,13 +146,10 @@ class Reply:
         """The same without a secret, which some gateways repeat in an error."""
         if len(secret) < 8:  # a shorter one is nobody's, and may well be a part of other words
             return self
-        spellings = {
-            secret,
-            quote_url(secret, safe=""),
-            html.escape(secret),
-            json.dumps(secret)[1:-1],
-        }
-        spellings |= {each.replace("/", "\\/") for each in spellings}
+        spellings = {secret}
+        if not _SPELLED_ALIKE.fullmatch(secret):
+            spellings |= {quote_url(secret, safe=""), html.escape(secret), json.dumps(secret)[1:-1]}
+            spellings |= {each.replace("/", "\\/") for each in spellings}
         spellings |= {each.lower() for each in spellings}  # as names of headers arrive
         body, headers = self.body, str(self.headers)
         found = [each for each in spellings if each.encode() in body or each in headers]
@@ -161,6 +170,10 @@ class Reply:
         """True for a web page, which is what a wrong path brings, with status 200."""
         declared = (self.header("content-type") or "").lower()
         return "html" in declared or self.body.lstrip()[:1] == b"<"
+
+
+#: What URLs, HTML and JSON write as it is; most keys are nothing else.
+_SPELLED_ALIKE = re.compile(r"[A-Za-z0-9._~-]+")
 
 
 def _is_deeper(value: object, levels: int) -> bool:
@@ -189,10 +202,10 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
 
     # It is documented as the message, and inferred as the code.
     not_there = {code, words_of(reply)[:14]} & {"task_not_exist", "task_not_found"}
-    if not_there and call is not Call.CREATE:
+    if not_there and call not in PAID:
         fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
     if 200 <= status < 300:
-        if reply.is_html and not isinstance(reply.json, dict):
+        if not isinstance(reply.json, dict) and reply.is_html:
             fail(
                 RequestRejected,
                 "A web page came back instead of an API reply",
@@ -220,18 +233,18 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
             "The account may not do this, or its quota is used up",
             "It was not accepted. Check the account's quota and permissions, then run again.",
         )
-    if code == "model_not_found" or (status == 404 and call is Call.CREATE):
+    if code == "model_not_found" or (status == 404 and call in PAID):
         fail(
             ModelNotFound,
             "The service has no such model for this account",
-            "It was not accepted. Check the model id (owner/name) in the vendor's list of models.",
+            "It was not accepted. Check the model's name in the vendor's list of models.",
         )
-    if call is Call.CREATE and (code == "invalid_request" or status in (400, 422)):
+    if call in PAID and (code == "invalid_request" or status in (400, 422)):
         fail(
             InputRejected,
             "The input was refused",
             "Correct it; sending the same again will not help. Nothing was paid.",
-            invalid_fields=_invalid_fields(reply.json),
+            invalid_fields=_invalid_fields(reply),
         )
     if status == 404 and isinstance(reply.json, dict):
         fail(PredictionNotFound, "The service knows no such prediction", _CHECK_ID)
@@ -239,7 +252,7 @@ def raise_for_error(reply: Reply, call: Call, about: str) -> None:
         fail(
             UnknownOutcome,
             "Trouble behind the service's gateway",
-            "It may have been accepted all the same." if call is Call.CREATE else "It may pass.",
+            "It may have been accepted all the same." if call in PAID else "It may pass.",
         )
     fail(RequestRejected, "The request was refused", "Check the base URL and the arguments.")
 
@@ -295,7 +308,7 @@ def words_of(reply: Reply) -> str:
     else:
         detail = as_text(body.get("detail")) or as_text(body.get("message"))
         said = ": ".join(part for part in (as_text(body.get("title")), detail) if part)
-    return " ".join(said.split())[:1000]
+    return without(" ".join(said.split())[:1000], reply.hidden)
 
 
 def request_id_of(reply: Reply) -> str | None:
@@ -321,10 +334,11 @@ def quote(reply: Reply) -> str:
     return quote
 
 
-def _invalid_fields(body: Any) -> tuple[str, ...]:
+def _invalid_fields(reply: Reply) -> tuple[str, ...]:
+    body = reply.json
     fields = body.get("invalid_fields") if isinstance(body, dict) else None
     return tuple(
-        f"{as_text(one.get('field'))}: {as_text(one.get('description'))}"
+        f"{as_text(one.get('field'))}: {without(as_text(one.get('description')), reply.hidden)}"
         for one in (fields if isinstance(fields, list) else [])
         if isinstance(one, dict)
     )

@@ -29,13 +29,24 @@ class Gate:
         Args:
             rank: The lowest is next; of equal ones, who came first.
         """
-        await self._enter(rank)
+        await self.enter(rank)
         try:
             yield
         finally:
-            self._leave()
+            self.leave()
 
-    async def _enter(self, rank: float) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether who comes now has to wait."""
+        return not self._free
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits."""
+        return any(not place.done() for *_, place in self._waiting)
+
+    async def enter(self, rank: float = 0.0) -> None:
+        """Wait for a place, which has to be left; see `turn`."""
         if self._free:
             self._free -= 1
             return
@@ -45,10 +56,11 @@ class Gate:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():  # given a place and canceled in the same moment
-                self._leave()
+                self.leave()
             raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give a place to whom it is most urgent; also one more than there were."""
         while self._waiting:
             *_, place = heapq.heappop(self._waiting)
             if not place.done():

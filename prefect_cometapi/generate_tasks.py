@@ -10,8 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect_cometapi import lifecycle, portal
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.lifecycle import OnTimeout
+from prefect_cometapi.lineage import Sources
 from prefect_cometapi.models import Generation
-from prefect_cometapi.reports import RunLog
+from prefect_cometapi.reports import of_saving
 from prefect_cometapi.storage import Storage
 from prefect_cometapi.submission import OnInDoubt
 from prefect_cometapi.tasks import client_for, order_for, run_name
@@ -25,6 +26,8 @@ def generate(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
+    sources: Sources = (),
     scope: str | None = None,
     key: str | None = None,
     sample: int = 0,
@@ -44,6 +47,9 @@ def generate(
         input: The model's parameters.
         storage: Where the outputs go; see `save_outputs`.
         prefix: A relative path in front of the file names.
+        provenance: Write beside each file where it came from; see `save_outputs`, also for the
+            next.
+        sources: Tables or files that the input came from.
         scope: What shares predictions; see `create_prediction`, also for the next two.
         key: Your own name for the request, in place of the input.
         sample: Tells equal requests of one scope apart.
@@ -65,16 +71,18 @@ def generate(
     order = order_for(
         credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
+    client = client_for(credentials)
     return portal.call(
         lifecycle.generate,
-        client_for(credentials),
+        client,
         order,
         storage,
         prefix=prefix,
+        provenance=provenance,
         timeout=timeout,
         on_timeout=on_timeout,
         attempts=attempts,
-        observer=RunLog(),
+        observer=of_saving(client.settings, sources),
     )
 
 
@@ -86,6 +94,8 @@ async def agenerate(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
+    sources: Sources = (),
     scope: str | None = None,
     key: str | None = None,
     sample: int = 0,
@@ -98,13 +108,15 @@ async def agenerate(
     order = order_for(
         credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
+    client = client_for(credentials)
     return await lifecycle.generate(
-        client_for(credentials),
+        client,
         order,
         storage,
         prefix=prefix,
+        provenance=provenance,
         timeout=timeout,
         on_timeout=on_timeout,
         attempts=attempts,
-        observer=RunLog(),
+        observer=of_saving(client.settings, sources),
     )

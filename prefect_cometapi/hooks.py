@@ -16,9 +16,12 @@ from prefect_cometapi.client import CANCEL_TIMEOUT
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import CometAPIError, LedgerError
 from prefect_cometapi.ledger import Record, run_scope
+from prefect_cometapi.ledgers import EveryLedger
+from prefect_cometapi.observer import Observer
 from prefect_cometapi.prefect_api import flow_run_state
-from prefect_cometapi.records import StoredRecords, open_ledger
-from prefect_cometapi.reports import Log, RunLog
+from prefect_cometapi.records import RecordStore, StoredRecords
+from prefect_cometapi.reports import of_stopped_run
+from prefect_cometapi.run_log import Log
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.stops import at_rest, ctrl_c_was_pressed
 
@@ -63,22 +66,28 @@ def cancel_predictions(flow: Flow[..., Any], flow_run: FlowRun, state: State) ->
         return
     portal.call(at_rest, flow_run.id)  # in a script; elsewhere there is nothing to wait for
     try:
-        portal.call(_cancel_all, run_scope(flow_run.id), log)
+        portal.call(_cancel_all, flow_run, log)
     except CometAPIError as error:
         log.warning("The predictions of this run could not be canceled. %s", error)
 
 
-async def _cancel_all(scope: str, log: Log) -> None:
-    ledger = open_ledger(load_settings().ledger)
+async def _cancel_all(flow_run: FlowRun, log: Log) -> None:
+    settings = load_settings()
+    observer = of_stopped_run(settings, log, flow_run)
+    async with EveryLedger(settings.ledger) as ledger:
+        await _cancel_those(ledger, run_scope(flow_run.id), log, observer)
+
+
+async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Observer) -> None:
     try:
         async with asyncio.timeout(CANCEL_TIMEOUT):
             found = await ledger.records(scope)
     except TimeoutError:
         raise LedgerError(f"The ledger did not answer within {CANCEL_TIMEOUT:g} s.") from None
-    if isinstance(ledger, StoredRecords):  # files are in the folder of their own scope=
+    if isinstance(ledger.home, StoredRecords):  # files are in the folder of their own scope=
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT):
-                found |= await ledger.records()
+                found |= await ledger.home.records()
     running = {
         key: record
         for key, record in found.items()
@@ -100,11 +109,13 @@ async def _cancel_all(scope: str, log: Log) -> None:
     if not running:
         log.info("No prediction of this run is known to be left running.")
         return
+    with suppress(LedgerError):  # then each says so itself
+        await ledger.hold(running)
     problems: dict[str, list[str]] = defaultdict(list)
 
     async def cancel(key: str, record: Record) -> None:
         try:
-            await _cancel(key, record, log)
+            await _cancel(ledger, key, record, observer)
         except Exception as error:  # one that can not be canceled does not keep the others from it
             problems[str(error)].append(str(record.prediction_id))
 
@@ -118,9 +129,9 @@ async def _cancel_all(scope: str, log: Log) -> None:
         log.warning("Not canceled, and perhaps still running: %s. %s", ", ".join(ids), problem)
 
 
-async def _cancel(key: str, record: Record, log: Log) -> None:
+async def _cancel(records: RecordStore, key: str, record: Record, observer: Observer) -> None:
     client = (await _credentials(record)).get_client()
-    await settlement.stop(client, record.prediction(key), RunLog(log))
+    await settlement.stop(client, records, record.prediction(key), observer)
 
 
 async def _credentials(record: Record) -> CometAPICredentials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from uuid import UUID
 
 from prefect.blocks.abstract import JobBlock, JobRun
@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    StringConstraints,
     field_validator,
     model_validator,
 )
@@ -20,7 +21,7 @@ from pydantic import (
 from prefect_cometapi import lifecycle, portal, submission
 from prefect_cometapi.credentials import DOCUMENTATION_URL, LOGO_URL, CometAPICredentials
 from prefect_cometapi.models import Generation, Prediction
-from prefect_cometapi.reports import RunLog
+from prefect_cometapi.reports import of_prediction, of_saving
 from prefect_cometapi.settings import forgetting_inputs
 from prefect_cometapi.storage import check_prefix, check_writable
 from prefect_cometapi.submission import OnInDoubt, Order
@@ -51,7 +52,16 @@ def _is_inside(flow_run_id: UUID, task: TaskRunContext) -> bool:
     return task.task_run.flow_run_id != flow_run_id
 
 
-class PredictionJob(JobBlock[Generation]):
+#: The UI's fields take several lines, and keep the last line's end.
+Line = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+if TYPE_CHECKING:
+    _Job = JobBlock[Generation]
+else:  # spelled out, it would be a block type of its own, which the UI offers to create
+    _Job = JobBlock
+
+
+class PredictionJob(_Job):
     """Stores a ready-to-run prediction: model, input, credentials and storage.
 
     Example:
@@ -78,28 +88,50 @@ class PredictionJob(JobBlock[Generation]):
     # A rejected value may be a key, also where the credentials are plain data.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    credentials: CometAPICredentials = Field(description="The key, and the API that it belongs to.")
-    model: str = Field(
-        description="The model, as owner/name.",
+    credentials: CometAPICredentials = Field(
+        title="Credentials",
+        description=(
+            "The key, and the API that it belongs to. Whenever you edit a saved job, choose them "
+            "again: the V2 UI of Prefect 3.8 forgets them."
+        ),
+    )
+    model: Line = Field(
+        description="As owner/name, such as black-forest-labs/flux-schnell.",
         examples=["black-forest-labs/flux-schnell"],
     )
     input: dict[str, Any] = Field(
         default_factory=dict,
-        description="The model's parameters; those given to trigger() are laid over them.",
-        examples=[{"prompt": "A paper boat on calm water", "aspect_ratio": "1:1"}],
+        description=(
+            'What the model takes, as JSON, such as {"prompt": "A paper boat", "aspect_ratio": '
+            '"16:9"}. What is given to trigger() is laid over it.'
+        ),
+        examples=[{"prompt": "A paper boat", "aspect_ratio": "16:9"}],
     )
-    storage: str = Field(
+    storage: Line = Field(
         default="pictures",
-        description="Where outputs go: a folder, or a saved block as block://type-slug/name.",
+        description=(
+            "Where outputs go: a folder where the flow runs, or a saved block as "
+            "block://type-slug/name, such as block://s3-bucket/pictures."
+        ),
     )
-    prefix: str = Field(
-        default="", description="A relative path in front of the names of the files."
+    prefix: Line = Field(
+        default="",
+        title="Folder in the storage",
+        description="A relative path in front of the files' names, such as boats/large.",
+    )
+    provenance: bool = Field(
+        default=False,
+        description="Write beside each file, as JSON, where it came from.",
     )
     timeout: float = Field(
         default=600.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds from the submission until the wait is given up.",
+        title="Time-out in seconds",
+        description=(
+            "How long to wait for a prediction, from its creation. It goes on after that, and can "
+            "still be collected."
+        ),
     )
 
     @field_validator("model")
@@ -172,7 +204,8 @@ class PredictionJob(JobBlock[Generation]):
         order.check()
         await check_writable(self.storage, self.prefix)
         client = self.credentials.get_client()
-        prediction = await submission.submit(client, order, observer=RunLog())
+        observer = of_prediction(client.settings)
+        prediction = await submission.submit(client, order, observer=observer)
         return PredictionRun(self, prediction)
 
 
@@ -199,11 +232,12 @@ class PredictionRun(JobRun[Generation]):
             PredictionError: It failed, was canceled, or was not finished in time.
             RequestError: See `poll_prediction`.
         """
+        client = self.job.credentials.get_client()
         self.prediction = await lifecycle.wait(
-            self.job.credentials.get_client(),
+            client,
             self.prediction,
             timeout=self.job.timeout,
-            observer=RunLog(),
+            observer=of_prediction(client.settings),
         )
 
     def fetch_result(self) -> Any:
@@ -220,11 +254,13 @@ class PredictionRun(JobRun[Generation]):
             InvalidInput: It has not succeeded; wait for its completion first.
             OutputError: See `save_outputs`.
         """
+        client = self.job.credentials.get_client()
         files = await lifecycle.save(
-            self.job.credentials.get_client(),
+            client,
             self.prediction,
             self.job.storage,
             prefix=self.job.prefix,
-            observer=RunLog(),
+            provenance=self.job.provenance,
+            observer=of_saving(client.settings, prediction=self.prediction),
         )
         return Generation(prediction=self.prediction, files=files)

@@ -44,6 +44,8 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
     #: Its outputs were deleted before they were saved.
     EXPIRED = "expired"
+    #: Its outputs were given to the caller of a batch without storage.
+    HANDED_OVER = "handed over"
     #: A person gave it up: it is not sent again, and not looked for.
     ABANDONED = "abandoned"
     #: It stays in doubt, and was allowed to be sent once more, as the next attempt.
@@ -71,6 +73,9 @@ class Record(BaseModel):
     sample: int = 0
     key: str | None = Field(default=None, description="The caller's own key, where there is one.")
     attempt: int = 1
+    first: str = Field(
+        default="", description="Of a later attempt: the record of the first one at the request."
+    )
     excerpt: str = Field(default="", description="The beginning of the prompt, for people.")
     sent_at: AwareDatetime
     prediction_id: str | None = None
@@ -204,6 +209,7 @@ _LASTING = (Outcome.SAVED, Outcome.STOPPED)
 STATUS_OF = {
     Outcome.SAVED: PredictionStatus.SUCCEEDED,
     Outcome.EXPIRED: PredictionStatus.SUCCEEDED,
+    Outcome.HANDED_OVER: PredictionStatus.SUCCEEDED,
     Outcome.FAILED: PredictionStatus.FAILED,
     Outcome.CANCELED: PredictionStatus.CANCELED,
     Outcome.STOPPED: PredictionStatus.CANCELED,
@@ -277,9 +283,9 @@ def intent(
     flow_runs: list[str],
     credentials: str | None,
     patience: timedelta,
+    prompts: bool = True,
 ) -> Record:
-    """The intent to create a prediction, as of now."""
-    prompt = input.get("prompt")
+    """The intent to create a prediction, as of now; `prompts` is the setting of that name."""
     return Record(
         scope=scope,
         model=model,
@@ -287,7 +293,8 @@ def intent(
         sample=sample,
         key=key,
         attempt=attempt,
-        excerpt=shortened(prompt, EXCERPT) if isinstance(prompt, str) else "",
+        first=record_key(scope, api_root, model, input, sample, key=key) if attempt > 1 else "",
+        excerpt=excerpt_of(input) if prompts else "",
         sent_at=datetime.now(UTC),
         owner=uuid4().hex,
         flow_runs=flow_runs,
@@ -318,8 +325,14 @@ def shortened(text: str, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
+def excerpt_of(input: Mapping[str, Any]) -> str:
+    """The beginning of an input's prompt, for people; empty without one."""
+    prompt = input.get("prompt")
+    return shortened(prompt, EXCERPT) if isinstance(prompt, str) else ""
+
+
 def in_doubt(
-    key: str, record: Record | None, price: float | None, cause: str = ""
+    key: str, record: Record | None, price: float | None, cause: Exception | None = None
 ) -> SubmissionInDoubt:
     """The error for an intent that has no id.
 
@@ -327,21 +340,22 @@ def in_doubt(
         key: The record's.
         record: The record, where it can be read.
         price: What one prediction of the model costs, where that is known.
-        cause: What has just happened; empty for an intent that was found.
+        cause: What has just happened; None for an intent that was found.
     """
-    what = "a prediction whose record can not be read"
+    what, when = "a prediction whose record can not be read", ""
     if record:
-        sent_at = record.sent_at.astimezone(UTC)
-        what = f"{record.what}, scope {record.scope!r}, sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
+        what, sent_at = record.what, record.sent_at.astimezone(UTC)
+        when = f" in scope {record.scope!r} at {sent_at:%Y-%m-%d %H:%M:%S} UTC"
     happened = (
-        f"The create of {what}, got no usable answer"
-        if cause
-        else f"An earlier attempt submitted {what}, and its answer was never stored"
+        str(cause or "") or "An earlier attempt submitted it, and its answer was never stored."
     )
+    # The reason first: lists of runs show the beginning.
     return SubmissionInDoubt(
-        f"{happened}: it may have been accepted and paid for{_cost(price)}. "
-        f"{cause}{' ' if cause else ''}It is not sent again unasked. {way_out(key)}",
+        f"In doubt: the create of {what}. It may have been accepted and paid for{_cost(price)}. "
+        f"{happened} It was sent{when}, and is not sent again unasked. {way_out(key)}",
         record_key=key,
+        cause=str(cause) if cause else None,
+        request_id=getattr(cause, "request_id", None),
     )
 
 
@@ -358,6 +372,7 @@ def abandoned(key: str, record: Record) -> SubmissionInDoubt:
         "neither sent nor waited for. To send it again after all: `python -m prefect_cometapi "
         f"ledger resubmit {key}`, or `adopt` what it is.",
         record_key=key,
+        abandoned=True,
     )
 
 

@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from prefect import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from prefect_cometapi import operations, portal
@@ -31,10 +30,13 @@ from prefect_cometapi.errors import CometAPIError, ConfigurationError, InvalidIn
 from prefect_cometapi.ledger import Standing, shortened, way_out
 from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
+from prefect_cometapi.prefect_api import reach_server
 from prefect_cometapi.settings import ON_THE_SERVER, load_settings
 from prefect_cometapi.submission import patience
 from prefect_cometapi.urls import check_prediction_id, redact
 
+#: How many batches that are over are named.
+_BATCHES = 20
 #: What is left to do is listed first.
 _FIRST = (Standing.IN_DOUBT, Standing.SENDING, Standing.UNSAVED, Standing.ENDED)
 
@@ -75,10 +77,19 @@ def _list(options: Namespace) -> int:
     )
     if options.json:
         return _print_json(entries)
+    filtered = options.in_doubt or options.unsaved
     if not entries:
-        filtered = options.in_doubt or options.unsaved
         print(f"No {'such ' if filtered else ''}record in {_place(options.scope)}.")
-        return 0
+    else:
+        _print_entries(entries, options)
+    if options.scope is None and not filtered and (over := operations.finished_batches()):
+        names = ", ".join(map(plain, over[:_BATCHES]))
+        more = f", and {len(over) - _BATCHES} more" if len(over) > _BATCHES else ""
+        print(f"\nBatches with nothing left to do, listed by --scope: {names}{more}")
+    return 0
+
+
+def _print_entries(entries: list[LedgerEntry], options: Namespace) -> None:
     print(f"{_records(len(entries))} in {_place(options.scope)}:")
     print(counted(entry.state for entry in entries))
     entries.sort(key=lambda entry: _FIRST.index(entry.standing))
@@ -101,7 +112,6 @@ def _list(options: Namespace) -> int:
         if entry.standing is Standing.SENDING and entry.record:
             print(f"\nBeing sent: {being_sent(entry.record, patience(load_settings()))}")
             break
-    return 0
 
 
 def _show(options: Namespace) -> int:
@@ -178,15 +188,18 @@ def _prune(options: Namespace) -> int:
         "everything": options.everything,
     }
     entries = operations.find_prunable(**which)
-    if not entries:
+    if entries or options.everything:
+        states = counted(entry.state for entry in entries) or "none"
+        splits = ", and forget how scopes are split into shards" if options.everything else ""
+        _ask(
+            options,
+            f"Delete {_records(len(entries))} ({states}) from {_place(options.scope)}{splits}? The "
+            "same requests in the same scope are then paid for again.",
+        )
+    report = operations.prune_records(**which)
+    if not report.results:
         print(f"No record to delete in {_place(options.scope)}.")
         return 0
-    _ask(
-        options,
-        f"Delete {_records(len(entries))} ({counted(entry.state for entry in entries)}) from "
-        f"{_place(options.scope)}? The same requests in the same scope are then paid for again.",
-    )
-    report = operations.prune_records(**which)
     for result in report.results:
         if not result.done:
             print(line_of(result))
@@ -217,7 +230,7 @@ def _reach_server() -> None:
         f"{PREFECT_HOME.value()}."
     )
     try:
-        get_client(sync_client=True)
+        reach_server()
     except Exception as error:
         raise LedgerError(f"Prefect's temporary server did not start: {error}") from error
 

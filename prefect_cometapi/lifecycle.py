@@ -9,17 +9,13 @@ import asyncio
 import math
 import time
 from datetime import UTC, datetime
-from random import Random
 from typing import Literal
 
-from prefect_cometapi import endings, outputs, settlement, stops
+from prefect_cometapi import endings, saving, settlement, stops, tempo
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import (
-    CometAPIError,
     ContentRefused,
     InvalidInput,
-    OutputExpired,
-    OutputUnavailable,
     PredictionCanceled,
     PredictionFailed,
     RequestError,
@@ -27,17 +23,15 @@ from prefect_cometapi.errors import (
 from prefect_cometapi.failures import Call, Step, is_trouble, next_step
 from prefect_cometapi.ledger import Outcome
 from prefect_cometapi.models import Cancellation, Generation, Prediction, SavedFile
-from prefect_cometapi.observer import Observer
-from prefect_cometapi.pacing import poll_delay
-from prefect_cometapi.portal import on_background_loop, uninterrupted
+from prefect_cometapi.observer import Observer, told_when_over
+from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.provenance_files import circumstances_here
+from prefect_cometapi.records import RecordStore, open_ledger
 from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
-from prefect_cometapi.stores import Store
 from prefect_cometapi.submission import Order, check_choice, submit
 
 #: What happens to a prediction at the deadline: it goes on, or the service is asked to cancel it.
 OnTimeout = Literal["leave", "cancel"]
-
-_random = Random()  # noqa: S311 - spreads polls out, guards nothing
 
 #: The last poll, at the deadline, may take this long in seconds.
 LAST_POLL = 2.0
@@ -75,6 +69,7 @@ async def wait(
     timeout: float = 600.0,
     on_timeout: OnTimeout = "leave",
     observer: Observer | None = None,
+    records: RecordStore | None = None,
 ) -> Prediction:
     """Poll a prediction until it has succeeded.
 
@@ -88,6 +83,7 @@ async def wait(
         timeout: Seconds from its submission where that time is known, else from now.
         on_timeout: At the deadline, `leave` it running or `cancel` it.
         observer: Told what happens.
+        records: Where its record is, if not where the setting `ledger` says.
 
     Raises:
         PredictionFailed: It failed, or was aborted.
@@ -97,21 +93,36 @@ async def wait(
         AccountError: The key stopped working. The prediction goes on.
     """
     check_timeout(timeout, on_timeout)
-    waiting = _Waiting(client, prediction, observer or Observer())
+    waiting = Waiting(client, records or _records(client), prediction, observer or Observer())
     return await stops.guarded(lambda: waiting.until_done(timeout, on_timeout), waiting.stop)
 
 
-class _Waiting:
-    """The wait for one prediction."""
+class Waiting:
+    """The wait for one prediction.
 
-    def __init__(self, client: CometAPIClient, prediction: Prediction, observer: Observer) -> None:
-        self.client, self.prediction, self.observer = client, prediction, observer
+    Attributes:
+        prediction: As it was seen last.
+    """
+
+    def __init__(
+        self,
+        client: CometAPIClient,
+        records: RecordStore,
+        prediction: Prediction,
+        observer: Observer,
+    ) -> None:
+        self.client, self.records = client, records
+        self.prediction, self.observer = prediction, observer
 
     async def stop(self, by_a_person: bool) -> None:
         """Cancel it if a person wants it to stop; else it goes on."""
         if self.prediction.running:
             await settlement.interrupt(
-                self.client, self.prediction, self.observer, by_a_person=by_a_person
+                self.client,
+                self.records,
+                self.prediction,
+                self.observer,
+                by_a_person=by_a_person,
             )
 
     async def until_done(self, timeout: float, on_timeout: OnTimeout) -> Prediction:
@@ -120,7 +131,9 @@ class _Waiting:
         if not self.prediction.finished:
             if on_timeout == "leave" or not self.prediction.running:
                 raise endings.late(self.prediction, timeout, trouble)
-            cancellation = await cancel(self.client, self.prediction, observer=self.observer)
+            cancellation = await _canceled(
+                self.client, self.records, self.prediction, self.observer
+            )
             raise endings.late_and_canceled(self.prediction, timeout, cancellation.message)
         try:
             return endings.succeeded(self.prediction)
@@ -130,33 +143,43 @@ class _Waiting:
             if isinstance(error, ContentRefused):
                 reason = f"content filter: {reason}"  # known again, also where it is cut short
             await settlement.settle(
-                self.client, self.prediction, outcome, self.observer, reason=reason
+                self.records, self.prediction, outcome, self.observer, reason=reason
             )
             raise
 
     async def _poll(self, timeout: float) -> str:
         """Poll until it is finished or late; returns what was wrong with the last poll."""
+        if self.prediction.finished:
+            return ""
+        started = time.monotonic() - _age(self.prediction)
+        deadline = started + timeout
+        with tempo.waiting(self.client, self.prediction, started) as wait:
+            if self.prediction.submitted_at is not None:
+                await wait.due(deadline)
+            return await self._polls(wait, started, deadline)
+
+    async def _polls(self, wait: tempo.Wait, started: float, deadline: float) -> str:
         client, settings = self.client, self.client.settings
         patience = settings.query_timeout  # the first poll is made in any case, and gets its time
-        age = _age(self.prediction)
-        started = time.monotonic() - age
-        deadline = started + timeout
         failures, trouble, again = 0, "", False
         pending_from: float | None = None
-        if not self.prediction.finished and age < settings.poll_min:
-            await asyncio.sleep(settings.poll_min - age)  # nothing is done that soon
         while not self.prediction.finished:
-            left = deadline - time.monotonic()
+            asked = time.monotonic()
+            pause: float | None = None  # as the pace says
             try:
-                async with asyncio.timeout(max(left, patience)):
-                    seen = await client.query(
-                        self.prediction.id, model=self.prediction.model, again=again
+                async with asyncio.timeout(max(deadline - asked, patience)):
+                    self.prediction = self.prediction.seen_as(
+                        await client.query(
+                            self.prediction.id,
+                            model=self.prediction.model,
+                            input=self.prediction.input,
+                            again=again,
+                            hurry=not again,
+                        )
                     )
                 now = time.monotonic()
-                pending_from = (pending_from or now) if seen.outputs_pending else None
-                self.prediction = endings.handed_over(
-                    self.prediction.seen_as(seen), now - (pending_from or now)
-                )
+                pending_from = (pending_from or now) if self.prediction.outputs_pending else None
+                self.prediction = endings.handed_over(self.prediction, now - (pending_from or now))
             except TimeoutError:
                 pause = settings.poll_min
                 trouble = trouble or "The last poll got no answer in time."
@@ -165,6 +188,7 @@ class _Waiting:
                 if next_step(Call.QUERY, error, age=age) is Step.RAISE:
                     raise endings.not_found(self.prediction, error) from None
                 failures, trouble, again = failures + 1, str(error), is_trouble(error)
+                self.observer.poll_failed(self.prediction, error)
                 self.observer.trouble(
                     f"A poll of prediction {self.prediction.id} failed; it goes on. {error}"
                 )
@@ -172,18 +196,14 @@ class _Waiting:
             else:
                 failures, trouble, again = 0, "", False
                 self.observer.polled(self.prediction)
-                pause = poll_delay(
-                    now - (pending_from or started),
-                    _random,
-                    shortest=settings.poll_min,
-                    longest=settings.poll_max,
-                    share=settings.poll_share,
-                )
+                wait.polled(self.prediction, asked)
+                if pending_from is not None:  # it has ended, and no run time says how long this is
+                    pause = max(settings.poll_min, settings.poll_share * (now - pending_from))
             left, patience = deadline - time.monotonic(), LAST_POLL
             if not self.prediction.finished:
                 if left <= 0:
                     break
-                await asyncio.sleep(min(pause, left))
+                await (wait.due(deadline) if pause is None else asyncio.sleep(min(pause, left)))
         return trouble
 
 
@@ -193,7 +213,9 @@ async def get(
 ) -> Prediction:
     """Ask for a prediction's state; see `CometAPIClient.aget_prediction`."""
     client = client.telling((observer or Observer()).trouble)
-    return known.seen_as(await client.aget_prediction(known.id, model=known.model))
+    return known.seen_as(
+        await client.aget_prediction(known.id, model=known.model, input=known.input)
+    )
 
 
 @on_background_loop
@@ -201,11 +223,16 @@ async def cancel(
     client: CometAPIClient, known: Prediction, *, observer: Observer | None = None
 ) -> Cancellation:
     """Ask the service to cancel a prediction; see `CometAPIClient.acancel_prediction`."""
-    observer = observer or Observer()
-    cancellation = await client.acancel_prediction(known.id, model=known.model)
+    return await _canceled(client, _records(client), known, observer or Observer())
+
+
+async def _canceled(
+    client: CometAPIClient, records: RecordStore, known: Prediction, observer: Observer
+) -> Cancellation:
+    cancellation = (await client.acancel_prediction(known.id, model=known.model)).of(known)
     observer.canceled(cancellation)
     outcome = Outcome.CANCELED if cancellation.accepted else None
-    await settlement.settle(client, known, outcome, observer, cancel_asked=True)
+    await settlement.settle(records, known, outcome, observer, cancel_asked=True)
     return cancellation
 
 
@@ -216,7 +243,9 @@ async def save(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
     observer: Observer | None = None,
+    records: RecordStore | None = None,
 ) -> list[SavedFile]:
     """Save the outputs of a prediction that has succeeded; see `outputs.save_outputs`.
 
@@ -224,62 +253,17 @@ async def save(
     after the service has deleted the outputs.
     """
     observer = observer or Observer()
-    client, store = client.telling(observer.trouble), await open_storage(storage)
-    prefix = check_prefix(prefix)
-    # That is how a record which says "saved" is told; what the service has it has.
-    if prediction.data_removed:
-        kept = await settlement.saved_files(client, prediction, store, prefix)
-        if kept is not None:
-            observer.kept(prediction, kept)
-            return kept
-    try:
-        files = await _fetched(client, prediction, store, prefix)
-    except OutputExpired as error:
-        stem = outputs.stem_of(prediction, prefix)
-        known = await settlement.left_by_others(client, prediction, store, stem)
-        expired = OutputExpired(f"{error}{known}")
-        await settlement.settle(client, prediction, Outcome.EXPIRED, observer, reason=str(expired))
-        raise expired from error.__cause__
-    observer.saved(prediction, files)
-    reason = ""
-    if prediction.outputs_pending:
-        reason = "The service named this output, and never handed over the prediction itself."
-        observer.trouble(f"Prediction {prediction.id}: {reason} There may be more outputs.")
-    # Uninterrupted: what is saved must not be taken for lost.
-    await uninterrupted(
-        settlement.settle(
+    async with told_when_over(observer):
+        store = await open_storage(storage)
+        return await saving.save_to(
             client,
+            records or _records(client),
             prediction,
-            Outcome.SAVED,
+            store,
+            check_prefix(prefix),
             observer,
-            reason=reason,
-            files=files,
-            storage=store.identity,
+            await circumstances_here() if provenance else None,
         )
-    )
-    return files
-
-
-async def _fetched(
-    client: CometAPIClient, prediction: Prediction, store: Store, prefix: str
-) -> list[SavedFile]:
-    try:
-        return await outputs.save_outputs(client, prediction, store, prefix)
-    except OutputExpired as error:
-        # Perhaps only these URLs are: the service signs them anew while it has the outputs.
-        try:
-            fresh = prediction.seen_as(await client.query(prediction.id, model=prediction.model))
-        except CometAPIError:
-            fresh = prediction
-        if fresh.past_lifetime or (fresh.finished and fresh.output is None):
-            raise
-        if not fresh.finished or fresh.output == prediction.output:
-            raise OutputUnavailable(
-                f"The outputs of prediction {prediction.id} are not served, though the service "
-                f"still has them: {error.__cause__ or error!s} Save them again in a moment, "
-                "for free."
-            ) from error
-        return await outputs.save_outputs(client, fresh, store, prefix)
 
 
 @on_background_loop
@@ -289,6 +273,7 @@ async def generate(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
     timeout: float = 600.0,
     on_timeout: OnTimeout = "leave",
     attempts: int = 1,
@@ -298,9 +283,13 @@ async def generate(
     order.check()
     check_timeout(timeout, on_timeout)
     check_attempts(attempts)
-    await check_writable(storage, prefix)
+    observer, prefix = observer or Observer(), check_prefix(prefix)
 
     async def make() -> Generation:
+        store = await open_storage(storage)
+        observer.goes_to(store, prefix)
+        await check_writable(storage, prefix)
+        circumstances = await circumstances_here() if provenance else None
         done_with = 0
         for left in reversed(range(attempts)):
             created = await submit(client, order, after=done_with, observer=observer)
@@ -315,11 +304,18 @@ async def generate(
                 if not left:
                     raise
                 done_with = created.attempt
-                (observer or Observer()).trouble(f"{error} Trying again, as attempts={attempts}.")
-        files = await save(client, prediction, storage, prefix=prefix, observer=observer)
+                observer.trouble(f"{error} Trying again, as attempts={attempts}.")
+        files = await saving.save_to(
+            client, _records(client), prediction, store, prefix, observer, circumstances
+        )
         return Generation(prediction=prediction, files=files)
 
-    return await stops.guarded(make)
+    async with told_when_over(observer):
+        return await stops.guarded(make)
+
+
+def _records(client: CometAPIClient) -> RecordStore:
+    return open_ledger(client.settings.ledger)
 
 
 def _age(prediction: Prediction) -> float:

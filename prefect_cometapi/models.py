@@ -49,7 +49,8 @@ class Prediction(_Data):
         default="", description="The status in the service's own word, also where it is unknown."
     )
     input: dict[str, Any] = Field(
-        default_factory=dict, description="The model's input, as the service repeated it."
+        default_factory=dict,
+        description="The model's input, as the service repeated it, else as it was sent.",
     )
     output: Any = Field(
         default=None, description="URLs, text, an object, a number: whatever the model makes."
@@ -166,6 +167,11 @@ class Cancellation(_Data):
     prediction: Prediction | None = Field(
         default=None, description="The prediction as the answer described it, where it did."
     )
+
+    def of(self, known: Prediction) -> Cancellation:
+        """The same, with what is known of the prediction and was not in the answer."""
+        seen = self.prediction and known.seen_as(self.prediction)
+        return self.model_copy(update={"prediction": seen})
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:

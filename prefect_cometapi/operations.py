@@ -6,13 +6,15 @@ Nothing here talks to the service, except to look up an id that is to be adopted
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from prefect_cometapi import portal
+from prefect_cometapi import holdings, portal
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.decisions import (
+    TO_MAKE_AGAIN,
     Did,
     LedgerEntry,
     LedgerReport,
@@ -24,11 +26,13 @@ from prefect_cometapi.decisions import (
     objection,
     oldest_first,
     prunable,
+    told_apart,
 )
 from prefect_cometapi.errors import InvalidInput, LedgerError
 from prefect_cometapi.ledger import Outcome, Record, Standing
+from prefect_cometapi.ledgers import EveryLedger
 from prefect_cometapi.portal import on_background_loop
-from prefect_cometapi.records import RecordStore, no_record, open_ledger
+from prefect_cometapi.records import RecordStore, no_record
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.submission import patience
 from prefect_cometapi.urls import check_prediction_id
@@ -51,9 +55,11 @@ def _synchronous(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R
     return twin
 
 
-def _ledger() -> tuple[RecordStore, timedelta]:
+@asynccontextmanager
+async def _ledger() -> AsyncIterator[tuple[EveryLedger, timedelta]]:
     settings = load_settings()
-    return open_ledger(settings.ledger), patience(settings)
+    async with EveryLedger(settings.ledger) as records:
+        yield records, patience(settings)
 
 
 # --- what is there ----------------------------------------------------------------------------
@@ -66,19 +72,36 @@ async def alist_records(
     """List the records of a scope, or all there are, the oldest first.
 
     Args:
-        scope: What shares predictions, such as a date; of a flow run, `flow-run:<its id>`.
+        scope: What shares predictions, such as a date; of a flow run, `flow-run:<its id>`. Without
+            one, of batches only those are listed that have something left to do.
         in_doubt: Only those whose create may or may not have been accepted.
         unsaved: Only those that were paid for and not saved; with `in_doubt`, both.
 
     Raises:
         LedgerError: The ledger could not be reached.
     """
-    records, wait = _ledger()
-    found, now = await records.records(scope), datetime.now(UTC)
+    async with _ledger() as (records, wait):
+        entries = await _entries(records, scope, wait)
     wanted = {Standing.IN_DOUBT: in_doubt, Standing.UNSAVED: unsaved}
-    entries = (entry_of(key, record, scope or "", now, wait) for key, record in found.items())
-    return oldest_first(
+    return [
         entry for entry in entries if wanted.get(entry.standing, False) or not (in_doubt or unsaved)
+    ]
+
+
+@on_background_loop
+async def afinished_batches() -> list[str]:
+    """The scopes of batches that have nothing left to do, whose records are listed only by name.
+
+    Raises:
+        LedgerError: The ledger could not be reached.
+    """
+    return [holding.scope for holding in await holdings.holdings() if holding.left == 0]
+
+
+async def _entries(records: RecordStore, scope: str | None, wait: timedelta) -> list[LedgerEntry]:
+    found, now = await records.records(scope), datetime.now(UTC)
+    return oldest_first(
+        told_apart(entry_of(key, record, scope or "", now, wait) for key, record in found.items())
     )
 
 
@@ -94,17 +117,23 @@ async def afind_records(keys: str | Iterable[str], scope: str | None = None) -> 
         InvalidInput: There is no record of that key.
         LedgerError: The ledger could not be reached.
     """
-    records, wait = _ledger()
-    entries = []
-    for key in dict.fromkeys([keys] if isinstance(keys, str) else keys):
-        if not is_key(key):
-            raise no_record(key)
-        its_scope = scope or ""
-        exists, record = await records.read(scope, key) if scope else (False, None)
-        if not exists:
-            its_scope, record = await records.locate(key)
-        entries.append(entry_of(key, record, its_scope, datetime.now(UTC), wait))
-    return entries
+    async with _ledger() as (records, wait):
+        entries, by_scope = [], dict[str, dict[str, LedgerEntry]]()
+        for key in dict.fromkeys([keys] if isinstance(keys, str) else keys):
+            if not is_key(key):
+                raise no_record(key)
+            its_scope = scope or ""
+            exists, record = await records.read(scope, key) if scope else (False, None)
+            if not exists:
+                its_scope, record = await records.locate(key)
+            entry = entry_of(key, record, its_scope, datetime.now(UTC), wait)
+            if record and record.outcome in TO_MAKE_AGAIN:  # or a later attempt has taken its place
+                if record.scope not in by_scope:
+                    others = await _entries(records, record.scope, wait)
+                    by_scope[record.scope] = {other.key: other for other in others}
+                entry = by_scope[record.scope].get(key, entry)
+            entries.append(entry)
+        return entries
 
 
 def _readable(entry: LedgerEntry) -> Record:
@@ -156,50 +185,50 @@ async def aadopt_prediction(
         LedgerError: The ledger could not be reached.
     """
     check_prediction_id(prediction_id)
-    records, wait = _ledger()
-    [entry] = await afind_records(record_key, scope)
-    adopted = adoption(_readable(entry), entry.standing, prediction_id, wait)
-    root = credentials.base_url if credentials else adopted.api_root
-    if entry.record and root != adopted.api_root:
-        raise InvalidInput(
-            f"The record {record_key} is of {adopted.api_root}, and the credentials are for "
-            f"{root}. Nothing was changed."
+    async with _ledger() as (records, wait):
+        [entry] = await afind_records(record_key, scope)
+        adopted = adoption(_readable(entry), entry.standing, prediction_id, wait)
+        root = credentials.base_url if credentials else adopted.api_root
+        if entry.record and root != adopted.api_root:
+            raise InvalidInput(
+                f"The record {record_key} is of {adopted.api_root}, and the credentials are for "
+                f"{root}. Nothing was changed."
+            )
+        for key, other in (await records.records(adopted.scope)).items():
+            if (
+                key != record_key
+                and other
+                and (other.api_root, other.prediction_id)
+                == (
+                    root,
+                    prediction_id,
+                )
+            ):
+                raise InvalidInput(
+                    f"Prediction {prediction_id} is that of record {key} ({other.what}). Nothing "
+                    "was changed."
+                )
+        checked = "The service was not asked about it."
+        if credentials is not None:
+            seen = await credentials.get_client().aget_prediction(prediction_id)
+            if entry.record is None:
+                sent_at = seen.created_at or adopted.sent_at
+                known = {"model": seen.model, "api_root": root, "sent_at": sent_at}
+                adopted = adopted.model_copy(update=known)
+            if why := mismatch(adopted, seen):
+                raise InvalidInput(
+                    f"Prediction {prediction_id} can not be that of record {record_key}: {why}. "
+                    "Nothing was changed."
+                )
+            checked = f"The service says that it is {seen.status}."
+        if adopted != entry.record:
+            await records.store(record_key, adopted)
+        return entry.model_copy(update={"record": adopted}).result(
+            Did.ADOPTED,
+            f"It is prediction {prediction_id}. {checked} To save it, run again in scope "
+            f"{adopted.scope!r}, or: `python -m prefect_cometapi ledger collect {record_key} "
+            "--storage STORAGE`",
         )
-    for key, other in (await records.records(adopted.scope)).items():
-        if (
-            key != record_key
-            and other
-            and (other.api_root, other.prediction_id)
-            == (
-                root,
-                prediction_id,
-            )
-        ):
-            raise InvalidInput(
-                f"Prediction {prediction_id} is that of record {key} ({other.what}). Nothing was "
-                "changed."
-            )
-    checked = "The service was not asked about it."
-    if credentials is not None:
-        seen = await credentials.get_client().aget_prediction(prediction_id)
-        if entry.record is None:
-            sent_at = seen.created_at or adopted.sent_at
-            known = {"model": seen.model, "api_root": root, "sent_at": sent_at}
-            adopted = adopted.model_copy(update=known)
-        if why := mismatch(adopted, seen):
-            raise InvalidInput(
-                f"Prediction {prediction_id} can not be that of record {record_key}: {why}. "
-                "Nothing was changed."
-            )
-        checked = f"The service says that it is {seen.status}."
-    if adopted != entry.record:
-        await records.store(record_key, adopted)
-    return entry.model_copy(update={"record": adopted}).result(
-        Did.ADOPTED,
-        f"It is prediction {prediction_id}. {checked} To save it, run again in scope "
-        f"{adopted.scope!r}, or: `python -m prefect_cometapi ledger collect {record_key} "
-        "--storage STORAGE`",
-    )
 
 
 @on_background_loop
@@ -262,26 +291,26 @@ async def aresubmit_predictions(
 async def _decide(
     decision: Outcome, keys: str | Iterable[str], scope: str | None, then: str
 ) -> LedgerReport:
-    records, wait = _ledger()
-    if keys := [keys] if isinstance(keys, str) else list(keys):
-        entries = await afind_records(keys, scope)
-    elif scope is not None:
-        entries = await alist_records(scope, in_doubt=True)
-    else:
-        raise InvalidInput("Say which: keys of records, or a scope. Nothing was changed.")
-    results = []
-    for entry in entries:
-        if why := objection(decision, entry, wait):
-            results.append(entry.result(Did.REFUSED, why))
-            continue
-        try:
-            record = _readable(entry).ended(decision)
-            await records.store(entry.key, record)
-        except (InvalidInput, LedgerError) as error:
-            results.append(entry.result(Did.TROUBLE, str(error)))
+    async with _ledger() as (records, wait):
+        if keys := [keys] if isinstance(keys, str) else list(keys):
+            entries = await afind_records(keys, scope)
+        elif scope is not None:
+            entries = await alist_records(scope, in_doubt=True)
         else:
-            results.append(entry.result(Did(decision.value), then.format(scope=record.scope)))
-    return LedgerReport(results=results)
+            raise InvalidInput("Say which: keys of records, or a scope. Nothing was changed.")
+        results = []
+        for entry in entries:
+            if why := objection(decision, entry, wait):
+                results.append(entry.result(Did.REFUSED, why))
+                continue
+            try:
+                record = _readable(entry).ended(decision)
+                await records.store(entry.key, record)
+            except (InvalidInput, LedgerError) as error:
+                results.append(entry.result(Did.TROUBLE, str(error)))
+            else:
+                results.append(entry.result(Did(decision.value), then.format(scope=record.scope)))
+        return LedgerReport(results=results)
 
 
 @on_background_loop
@@ -291,12 +320,15 @@ async def aprune_records(
     """Delete records that have ended and are old.
 
     What is deleted is forgotten: the same request in the same scope is paid for again. All
-    attempts at one request are kept as long as one of them is.
+    attempts at one request are kept as long as one of them is. Of batches that are over, only the
+    Variable that says where their records are is deleted; the one that says into how many shards a
+    scope is split stays, because with another number everything would be paid for again.
 
     Args:
         older_than: Days since they were sent, at least.
         scope: Only those of this scope.
-        everything: Also those in doubt, the unreadable ones included, and those never saved.
+        everything: Also those in doubt, the unreadable ones included, and those never saved; and
+            how scopes are split.
 
     Returns:
         What was deleted, and what could not be.
@@ -305,17 +337,31 @@ async def aprune_records(
         InvalidInput: That is no number of days.
         LedgerError: The ledger could not be reached.
     """
-    records, _ = _ledger()
-    results = []
-    for entry in await afind_prunable(older_than=older_than, scope=scope, everything=everything):
-        try:
-            scope_of = entry.scope or _readable((await afind_records(entry.key))[0]).scope
-            await records.delete(scope_of, entry.key)
-        except (InvalidInput, LedgerError) as error:
-            results.append(entry.result(Did.TROUBLE, str(error)))
-        else:
-            results.append(entry.result(Did.DELETED, f"It was {entry.state}."))
-    return LedgerReport(results=results)
+    async with _ledger() as (records, _):
+        results = []
+        for entry in await afind_prunable(
+            older_than=older_than, scope=scope, everything=everything
+        ):
+            try:
+                scope_of = entry.scope or _readable((await afind_records(entry.key))[0]).scope
+                await records.delete(scope_of, entry.key)
+            except (InvalidInput, LedgerError) as error:
+                results.append(entry.result(Did.TROUBLE, str(error)))
+            else:
+                results.append(entry.result(Did.DELETED, f"It was {entry.state}."))
+        return LedgerReport(results=[*results, *await _forgotten(older_than, scope, everything)])
+
+
+async def _forgotten(older_than: float, scope: str | None, everything: bool) -> list[RecordResult]:
+    return [
+        RecordResult(
+            record_key=holdings.variable_name(each),
+            did=Did.DELETED,
+            message=f"The batch of scope {each!r} is over; its records stay where they are.",
+            scope=each,
+        )
+        for each in await holdings.forget(timedelta(days=older_than), scope, splits=everything)
+    ]
 
 
 async def afind_prunable(
@@ -328,12 +374,14 @@ async def afind_prunable(
             f"older_than is {older_than!r}; it is a number of days, such as {KEEP_DAYS:g}. Nothing "
             "was deleted."
         )
-    entries = await alist_records(scope)
+    async with _ledger() as (records, wait):  # batches' are files in their storage, and stay there
+        entries = await _entries(records.home, scope, wait)
     return prunable(entries, datetime.now(UTC), timedelta(days=older_than), everything)
 
 
 list_records = _synchronous(alist_records)
 find_records = _synchronous(afind_records)
+finished_batches = _synchronous(afinished_batches)
 find_prunable = _synchronous(afind_prunable)
 adopt_prediction = _synchronous(aadopt_prediction)
 abandon_predictions = _synchronous(aabandon_predictions)

@@ -1,4 +1,4 @@
-"""When to ask again, and when to send again. Pure: time and chance come in as arguments."""
+"""When to send again what failed. Pure: time and chance come in as arguments."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-#: Shortest pause between two polls, in seconds: what the service's own clients use.
-POLL_MIN = 0.5
-#: Longest pause, in seconds: outputs live for an hour, a minute late is never too late.
-POLL_MAX = 15.0
-#: A pause is this share of the prediction's age, so a completion is noticed late by at most that
-#: share of the run time, however long the model runs.
-POLL_SHARE = 0.1
-#: Pauses vary by this share, so that predictions created together are not polled together.
-JITTER = 0.1
-
 #: First and longest pause before a failed request is sent again, in seconds.
 RETRY_FIRST = 0.5
 RETRY_MAX = 20.0
 
-#: Requests that may be sent again at once after a quiet time: all that are in flight by default,
+#: Requests that may be sent again at once after a quiet time: all that are usually in flight,
 #: so that one lost gateway or connection pool is got over without anybody noticing.
 BUDGET_BURST = 20.0
 #: Requests a second that may be sent again while none succeeds: enough to see within a second
@@ -32,21 +22,16 @@ BUDGET_PAYBACK = 2.0
 #: How often, in seconds, the first in line looks whether a success has filled the budget.
 BUDGET_LOOK = 0.1
 
+#: A query that takes so many times as long as they usually do has probably hung: quick replies and
+#: slow ones differ by less.
+HANGS = 10.0
+#: But not before so many seconds: a network may stumble, and a batch's loop may be busy.
+HANGS_LEAST = 2.0
+#: The weight of the last reply in what is usual: the last twenty or so.
+LATEST = 0.1
+
 #: How long everything holds back after a 429 that names no time, in seconds.
 BRAKE_DEFAULT = 1.0
-
-
-def poll_delay(
-    age: float,
-    random: Random,
-    *,
-    shortest: float = POLL_MIN,
-    longest: float = POLL_MAX,
-    share: float = POLL_SHARE,
-) -> float:
-    """Seconds until the next poll of a prediction that is `age` seconds old."""
-    pause = min(max(age * share, shortest), max(longest, shortest))
-    return pause * random.uniform(1 - JITTER, 1 + JITTER)
 
 
 def retry_delay(
@@ -65,6 +50,22 @@ def retry_delay(
         return min(max(asked, 0.0), cap) + random.uniform(0, RETRY_FIRST)
     ceiling = min(RETRY_MAX, RETRY_FIRST * 2.0 ** (min(failures, 30) - 1))
     return random.uniform(ceiling / 2, ceiling)
+
+
+@dataclass
+class Patience:
+    """How long to wait for a query that may be asked again, by how long they usually take."""
+
+    usual: float | None = None
+
+    def answered(self, seconds: float) -> None:
+        """A reply came after so many seconds."""
+        before = seconds if self.usual is None else self.usual
+        self.usual = before + LATEST * (seconds - before)
+
+    def seconds(self, most: float) -> float:
+        """After so many seconds it is taken to hang; `most` where nothing is known."""
+        return most if self.usual is None else min(most, max(HANGS_LEAST, HANGS * self.usual))
 
 
 @dataclass

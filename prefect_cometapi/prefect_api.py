@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from logging import getLogger
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -16,13 +18,22 @@ from prefect import get_client, runtime
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.settings import get_current_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    get_current_settings,
+    temporary_settings,
+)
 
 from prefect_cometapi.errors import LedgerError
 from prefect_cometapi.gate import Gate
 from prefect_cometapi.ledger import run_scope
 
 T = TypeVar("T")
+
+#: Seconds that Prefect's temporary server may take to start: the first time on a small machine,
+#: when it makes its database, it needs more than the 20 that Prefect allows.
+STARTUP_TIMEOUT = 120
 
 #: Seconds that one call may take. A server with SQLite can stand still for 60: the garbage
 #: collector then waits, on its only event loop, for a statement that waits for that loop's commit.
@@ -116,6 +127,8 @@ async def _soon_again(response: httpx.Response) -> None:
 
 #: From a flow run up to its root. Bounded, because a worker process may see many.
 _lineages: dict[UUID, tuple[UUID, ...]] = {}
+#: The deployments of flow runs that have one. Bounded likewise.
+_deployments: dict[UUID, UUID] = {}
 _MANY = 1000
 
 
@@ -142,6 +155,7 @@ async def lineage() -> tuple[UUID, ...]:
             ) from error
         if len(_lineages) >= _MANY:
             _lineages.clear()
+            _deployments.clear()
         _lineages[run_id] = found
     return _lineages[run_id]
 
@@ -152,6 +166,8 @@ async def _ancestors(client: PrefectClient, run_id: UUID) -> tuple[UUID, ...]:
     while next_up is not None:
         found.append(next_up)
         run = await client.read_flow_run(next_up)
+        if run.deployment_id:
+            _deployments[next_up] = run.deployment_id
         if run.parent_task_run_id is None:
             break
         next_up = (await client.read_task_run(run.parent_task_run_id)).flow_run_id
@@ -174,9 +190,61 @@ async def current_scope() -> str:
     return f"call:{uuid4()}"
 
 
+async def deployment_id() -> str | None:
+    """The deployment that this run was started by, or the run that it is a subflow of.
+
+    None where there is none, or where that can not be known within `SLOW`: it never raises.
+    `runtime.deployment.id` does, and holds up the loop that it is asked on.
+    """
+    if stand_in := os.environ.get("PREFECT__RUNTIME__DEPLOYMENT__ID"):  # Prefect's own, for tests
+        return stand_in
+    context, found = FlowRunContext.get(), None
+    known = context.flow_run if context else None
+    if known and known.deployment_id:
+        return str(known.deployment_id)
+    with suppress(LedgerError, TimeoutError):
+        async with asyncio.timeout(SLOW):
+            found = next((each for each in map(_deployments.get, await lineage()) if each), None)
+    return str(found) if found else None
+
+
 async def flow_run_state(run_id: UUID) -> State | None:
     """The state that the server has for a flow run; None where it does not say."""
     try:
         return (await ask(lambda client: client.read_flow_run(run_id), queue=False)).state
     except Exception:
         return None
+
+
+def reach_server() -> None:
+    """Start Prefect's temporary server, where there is no other."""
+    if PREFECT_API_URL.value():
+        return
+    with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_TIMEOUT}):
+        get_client(sync_client=True)
+
+
+def start_temporary_server() -> None:
+    """Start Prefect's temporary server, where `PREFECT_API_URL` names no other: for scripts.
+
+    Out of the reach of Ctrl-C, which a terminal sends to all processes of a command: what a flow
+    cancels then still has to be written down. It may take two minutes, which it needs the first
+    time on a small machine.
+    """
+    if not PREFECT_API_URL.value():
+        # Its telemetry meets a busy database at the start, and logs two tracebacks about that.
+        os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    with _no_interruption():  # what is started inherits it
+        reach_server()
+
+
+@contextmanager
+def _no_interruption() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -69,7 +69,14 @@ def no_record(key: str) -> InvalidInput:
 
 
 class RecordStore(ABC):
-    """Where records live. Every method raises `LedgerError` where that can not be used."""
+    """Where records live. Every method raises `LedgerError` where that can not be used.
+
+    Attributes:
+        torn_patience: Seconds that a record which can not be read may take to become whole: it may
+            be a file that is just being written.
+    """
+
+    torn_patience = 3.0
 
     @abstractmethod
     async def read(self, scope: str, key: str) -> tuple[bool, Record | None]:
@@ -263,7 +270,7 @@ class StoredRecords(RecordStore):
     async def records(self, scope: str | None = None) -> Records:
         """The files of the scope's folder, and the claims that have no file."""
         claims = await self._claims.records(scope)  # first: a claim may become a file meanwhile
-        folder = FOLDER if scope is None else f"{FOLDER}/{_folder(scope)}"
+        folder = FOLDER if scope is None else f"{FOLDER}/{folder_of(scope)}"
         files = await self._use(lambda store: store.read_all(folder), then="", seconds=LIST_TIMEOUT)
         stored = {
             name.rpartition("/")[2].removesuffix(".json"): _decoded(content)
@@ -338,14 +345,14 @@ def _tags(record: Record) -> list[str]:
     return [TAG, *(SCOPE + tag for tag in record.tags)]
 
 
-def _folder(scope: str) -> str:
+def folder_of(scope: str) -> str:
     """A folder's name for a scope: readable, and different for different scopes."""
     plain = "".join(char if char.isascii() and char.isalnum() else "-" for char in scope)[:60]
     return f"{plain}-{hashlib.sha256(scope.encode()).hexdigest()[:12]}"
 
 
 def _name(scope: str, key: str) -> str:
-    return f"{FOLDER}/{_folder(scope)}/{key}.json"
+    return f"{FOLDER}/{folder_of(scope)}/{key}.json"
 
 
 def _decoded(content: bytes) -> Record | None:

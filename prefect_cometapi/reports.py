@@ -1,85 +1,104 @@
-"""What the Prefect UI is told about predictions: the log of a run, read like a story."""
+"""What the Prefect UI is told of predictions: a log that reads like a story, assets, artifacts."""
 
 from __future__ import annotations
 
-import logging
+from prefect.client.schemas.objects import FlowRun
 
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_logger, get_run_logger
+from prefect_cometapi.batch_artifacts import BatchArtifacts
+from prefect_cometapi.errors import InvalidInput
+from prefect_cometapi.event_sending import BatchEvents, PredictionEvents, SavingEvents
+from prefect_cometapi.events import WHICH_EVENTS, WhichEvents
+from prefect_cometapi.failure_lines import tell_failures_plainly
+from prefect_cometapi.lineage import BatchFolderAsset, FolderAsset, Sources
+from prefect_cometapi.models import Prediction
+from prefect_cometapi.observer import Observer, Observers, WithoutPrompts
+from prefect_cometapi.previews import PredictionPreview
+from prefect_cometapi.run_log import BatchLog, Log, RunLog
+from prefect_cometapi.settings import CometAPISettings
+from prefect_cometapi.tally import BatchObserver, BatchObservers
 
-from prefect_cometapi.models import Cancellation, Prediction, SavedFile
-from prefect_cometapi.observer import Observer
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+tell_failures_plainly()  # before the first task can fail
 
 
-class RunLog(Observer):
-    """Writes to the log of the running task or flow, or to Prefect's own log outside of one."""
+def of_prediction(settings: CometAPISettings) -> Observer:
+    """Who is told of a prediction whose outputs nobody saves here.
 
-    def __init__(self, log: Log | None = None) -> None:
-        try:
-            self._log: Log = log or get_run_logger()
-        except MissingContextError:
-            self._log = get_logger("cometapi")
-        self._lines_seen: dict[str, int] = {}
+    Args:
+        settings: What of it is wanted.
+    """
+    if not settings.events:
+        return RunLog()
+    return Observers(RunLog(), PredictionEvents(settings.prices))
 
-    def created(self, prediction: Prediction) -> None:
-        """It was created, and is paid for."""
-        self._log.info("Created prediction %s of %s.", prediction.id, prediction.model)
 
-    def found(self, prediction: Prediction) -> None:
-        """It had been created by an earlier attempt of the same run."""
-        self._log.info(
-            "Found prediction %s of %s, which this scope has created before; it is %s. Nothing is "
-            "paid twice (pass another `sample` for one more of the same input).",
-            prediction.id,
-            prediction.model,
-            prediction.status,
+def of_stopped_run(settings: CometAPISettings, log: Log, flow_run: FlowRun) -> Observer:
+    """Who is told of the predictions of a run whose process is gone, in another one.
+
+    Args:
+        settings: What of it is wanted.
+        log: The run's.
+        flow_run: The run.
+    """
+    if not settings.events:
+        return RunLog(log)
+    run = [
+        {"prefect.resource.id": f"prefect.{kind}.{each}", "prefect.resource.role": kind}
+        for kind, each in (("flow-run", flow_run.id), ("deployment", flow_run.deployment_id))
+        if each is not None
+    ]
+    run[0]["prefect.resource.name"] = flow_run.name
+    return Observers(RunLog(log), PredictionEvents(settings.prices, run=run))
+
+
+def of_saving(
+    settings: CometAPISettings, sources: Sources = (), prediction: Prediction | None = None
+) -> Observer:
+    """Who is told of a prediction whose outputs are saved.
+
+    Args:
+        settings: What of it is wanted.
+        sources: What the input came from.
+        prediction: What is known of it.
+
+    Raises:
+        InvalidInput: A source is not usable.
+    """
+    told: list[Observer] = [
+        RunLog(),
+        FolderAsset(sources, settings.assets, prediction),
+        PredictionPreview(settings),
+    ]
+    if settings.events:
+        told.append(SavingEvents(settings.prices, prediction))
+    return Observers(*told) if settings.prompts else WithoutPrompts(*told)
+
+
+def of_batch(
+    settings: CometAPISettings, sources: Sources = (), events: WhichEvents = "exceptions"
+) -> BatchObserver:
+    """Who is told of a batch; see `of_saving`.
+
+    Args:
+        settings: What of it is wanted.
+        sources: What the inputs came from.
+        events: What of its predictions is told as events; with `none`, its end is not, either.
+
+    Raises:
+        InvalidInput: A source is not usable, or there is no such choice of events.
+    """
+    if events not in WHICH_EVENTS:
+        raise InvalidInput(
+            f"events is {events!r:.80}; it is {' or '.join(map(repr, WHICH_EVENTS))}. Nothing was "
+            "sent."
         )
-
-    def polled(self, prediction: Prediction) -> None:
-        """Its state was read: the model's own new log lines, and how it ended."""
-        lines, seen = prediction.logs.splitlines(), self._lines_seen.get(prediction.id, 0)
-        for line in lines[seen:]:
-            self._log.debug("%s: %s", prediction.id, line)
-        self._lines_seen[prediction.id] = max(seen, len(lines))
-        if prediction.finished:
-            ran = f" after {prediction.run_time:.1f} s" if prediction.run_time is not None else ""
-            self._log.info("Prediction %s %s%s.", prediction.id, prediction.status, ran)
-
-    def saved(self, prediction: Prediction, files: list[SavedFile]) -> None:
-        """Its outputs are in storage."""
-        if not files:
-            self._log.warning("Prediction %s made no output to save.", prediction.id)
-            return
-        self._log.info(
-            "Saved %d %s of prediction %s (%s): %s",
-            len(files),
-            "file" if len(files) == 1 else "files",
-            prediction.id,
-            _size(sum(file.size for file in files)),
-            ", ".join(file.location for file in files),
-        )
-
-    def kept(self, prediction: Prediction, files: list[SavedFile]) -> None:
-        """Its outputs had been saved by an earlier attempt."""
-        self._log.info(
-            "The outputs of prediction %s were saved before: %s",
-            prediction.id,
-            ", ".join(file.location for file in files) or "there are none",
-        )
-
-    def canceled(self, cancellation: Cancellation) -> None:
-        """The service was asked to cancel it, and answered."""
-        level = logging.INFO if cancellation.accepted else logging.WARNING
-        self._log.log(level, cancellation.message)
-
-    def trouble(self, message: str) -> None:
-        """Something went wrong that is being dealt with."""
-        self._log.warning(message)
-
-
-def _size(size: int) -> str:
-    if size < 1000:
-        return f"{size} bytes"
-    return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+    told: list[BatchObserver] = [
+        BatchLog(),
+        BatchFolderAsset(sources, settings.assets),
+        BatchArtifacts(settings),
+    ]
+    if settings.events and events != "none":
+        told.append(BatchEvents(settings.prices, events))
+    observers = BatchObservers(*told)
+    if not settings.prompts:
+        observers.each = WithoutPrompts(observers.each)
+    return observers

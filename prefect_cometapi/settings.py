@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import SettingsError
 
-from prefect_cometapi import pacing
+from prefect_cometapi import pace
 from prefect_cometapi.errors import ConfigurationError, MissingAPIKey
 from prefect_cometapi.urls import DEFAULT_API_ROOT, parse_hosts, strip_around
 
@@ -71,6 +71,10 @@ class CometAPISettings(PrefectBaseSettings):
         default=60.0,
         description="Seconds that one create may take; after that its outcome is unknown.",
     )
+    chat_timeout: Seconds = Field(
+        default=180.0,
+        description="Seconds that one answer of a language model may take.",
+    )
     query_timeout: Seconds = Field(
         default=20.0, description="Seconds that one query may take before it is asked again."
     )
@@ -89,24 +93,37 @@ class CometAPISettings(PrefectBaseSettings):
         default=60.0, description="Longest wait, in seconds, that a 429 may ask for."
     )
     poll_min: Seconds = Field(
-        default=pacing.POLL_MIN, description="Shortest pause between two polls, in seconds."
+        default=pace.POLL_MIN, description="Shortest pause between two polls, in seconds."
     )
     poll_max: Seconds = Field(
-        default=pacing.POLL_MAX, description="Longest pause between two polls, in seconds."
+        default=pace.POLL_MAX, description="Longest pause between two polls, in seconds."
     )
     poll_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=pacing.POLL_SHARE,
-        description="A pause between polls as a share of the prediction's age.",
+        default=pace.POLL_SHARE,
+        description=(
+            "A pause between polls as a share of the prediction's age, where nothing is known of "
+            "its model; more means fewer polls and later notice."
+        ),
+    )
+    remember_pace: bool = Field(
+        default=True,
+        description=(
+            "Remember run times on Prefect's server (a Variable for each model), so that the next "
+            "run polls where completion is likely. Not those of a service on this machine."
+        ),
     )
     requests_in_flight: Count = Field(
-        default=20,
-        description="Creates, and as many other API requests, under way in the process at once.",
+        default=100,
+        description=(
+            "Creates, and as many other API requests, under way in the process at most at once; "
+            "there are more than ten only where the network makes them wait."
+        ),
     )
     downloads_in_flight: Count = Field(
         default=8, description="Outputs that the process fetches at once."
     )
     max_file_bytes: Bytes = Field(
-        default=256 * MIB, description="Largest output that is fetched, in bytes."
+        default=512 * MIB, description="Largest output that is fetched, in bytes."
     )
     max_whole_bytes: Bytes = Field(
         default=64 * MIB,
@@ -125,6 +142,48 @@ class CometAPISettings(PrefectBaseSettings):
         description=(
             "Where the records of what was paid for live: prefect-server, or a saved storage block "
             "as block://type-slug/name."
+        ),
+    )
+    assets: bool = Field(
+        default=True,
+        description=(
+            "Tell Prefect of each folder or prefix that outputs were saved in, as an asset with "
+            "the model and the tables that it is made from."
+        ),
+    )
+    events: bool = Field(
+        default=True,
+        description=(
+            "Send events to Prefect of what becomes of predictions and batches, which automations "
+            "can act upon."
+        ),
+    )
+    artifacts: bool = Field(
+        default=True,
+        description=(
+            "Show in Prefect, as artifacts, what each prediction and batch has made, and what "
+            "became of it."
+        ),
+    )
+    thumbnails: bool = Field(
+        default=True,
+        description=(
+            "Show small pictures of the outputs in those artifacts, and so store them on Prefect's "
+            "server. Needs the extra `images`."
+        ),
+    )
+    prompts: bool = Field(
+        default=True,
+        description=(
+            "Repeat the beginning of prompts in logs, errors, records and artifacts. Without it, "
+            "no text of an input is sent to Prefect's server, and the model's log neither."
+        ),
+    )
+    model_logs: bool = Field(
+        default=True,
+        description=(
+            "Keep the models' own log lines: at DEBUG in the run's log, and their last in the "
+            "errors of what failed."
         ),
     )
     prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
@@ -214,7 +273,8 @@ def clean_api_key(text: str) -> str:
 
     Raises:
         MissingAPIKey: Nothing is left.
-        ConfigurationError: It can not be sent in a header. The message does not repeat it.
+        ConfigurationError: It can not be sent in a header, or only stands for a key. The message
+            does not repeat it.
     """
     key = strip_around(text)
     if not key:
@@ -223,6 +283,12 @@ def clean_api_key(text: str) -> str:
         raise ConfigurationError(
             "The API key holds a line break, a space or a character that no key has. "
             "Copy it again from the vendor's dashboard, as one line."
+        )
+    if not key.strip("*"):
+        raise ConfigurationError(
+            "The API key is a row of asterisks, which Prefect shows in place of a key. Enter the "
+            "key itself. In a block that uses saved credentials, choose them again: Prefect's V2 "
+            "UI forgets them when such a block is edited."
         )
     return key
 

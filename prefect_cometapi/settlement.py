@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from prefect_cometapi import provenance
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import LedgerError
 from prefect_cometapi.ledger import Outcome, Record
 from prefect_cometapi.models import Prediction, SavedFile
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.records import open_ledger
+from prefect_cometapi.records import RecordStore
 from prefect_cometapi.stores import Store
 
 #: Seconds that writing down a cancel may take: a stopped process has half a minute in all.
 SETTLE_TIMEOUT = 5.0
 
 
-async def find(client: CometAPIClient, prediction: Prediction) -> Record | None:
+async def find(records: RecordStore, prediction: Prediction) -> Record | None:
     """The record of a prediction; None where it has none, or one that can not be read.
 
     Raises:
@@ -28,12 +29,11 @@ async def find(client: CometAPIClient, prediction: Prediction) -> Record | None:
     """
     if prediction.record_key is None or prediction.scope is None:
         return None
-    records = open_ledger(client.settings.ledger)
     return (await records.read(prediction.scope, prediction.record_key))[1]
 
 
 async def settle(
-    client: CometAPIClient,
+    records: RecordStore,
     prediction: Prediction,
     outcome: Outcome | None,
     observer: Observer,
@@ -45,7 +45,7 @@ async def settle(
 ) -> None:
     """Write into the record of a prediction how it ended; without an outcome, what was tried."""
     try:
-        record = await find(client, prediction)
+        record = await find(records, prediction)
         changed = record and record.settled(
             prediction,
             outcome,
@@ -55,7 +55,7 @@ async def settle(
             cancel_asked=cancel_asked,
         )
         if changed:
-            await open_ledger(client.settings.ledger).store(str(prediction.record_key), changed)
+            await records.store(str(prediction.record_key), changed)
     except LedgerError as error:
         what = outcome or ("canceled" if cancel_asked else "running")
         observer.trouble(
@@ -65,14 +65,14 @@ async def settle(
 
 
 async def saved_files(
-    client: CometAPIClient, prediction: Prediction, store: Store, prefix: str
+    records: RecordStore, prediction: Prediction, store: Store, prefix: str
 ) -> list[SavedFile] | None:
     """The files that an earlier attempt saved to the same place, where they are still there.
 
     Raises:
         LedgerError: The ledger could not be reached.
     """
-    record = await find(client, prediction)
+    record = await find(records, prediction)
     if record is None or record.files is None or record.storage != store.identity:
         return None
     start = f"{prefix}/" if prefix else ""
@@ -85,17 +85,18 @@ async def saved_files(
 
 
 async def left_by_others(
-    client: CometAPIClient, prediction: Prediction, store: Store, stem: str
+    records: RecordStore, prediction: Prediction, store: Store, stem: str
 ) -> str:
     """What is known of files of a prediction whose outputs are deleted, in words."""
     record = None
     with suppress(LedgerError):
-        record = await find(client, prediction)
+        record = await find(records, prediction)
     if record and record.outcome is Outcome.SAVED:
         places = ", ".join(file.location for file in record.files or [])
         return f" By its record it was saved, to {places or 'a place that was not written down'}."
     # A process that died between the last file and the record has left them.
-    if there := await store.beginning_with(f"{stem}-"):
+    found = await store.beginning_with(f"{stem}-")
+    if there := [name for name in found if not name.endswith(provenance.SUFFIX)]:
         return (
             f" An earlier attempt has left {', '.join(there)} in the {store}, whole; whether there "
             "were more can not be known any more."
@@ -108,7 +109,9 @@ _canceled: set[tuple[str, str]] = set()
 _MANY = 10_000
 
 
-async def stop(client: CometAPIClient, prediction: Prediction, observer: Observer) -> None:
+async def stop(
+    client: CometAPIClient, records: RecordStore, prediction: Prediction, observer: Observer
+) -> None:
     """Ask the service, once and for at most 10 s, to cancel what a person has stopped.
 
     Where it does, the record says so, and starting the run again makes the prediction again.
@@ -118,12 +121,13 @@ async def stop(client: CometAPIClient, prediction: Prediction, observer: Observe
     if len(_canceled) >= _MANY:
         _canceled.clear()
     _canceled.add((prediction.api_root, prediction.id))
-    cancellation = await client.acancel_prediction(prediction.id, model=prediction.model)
+    answer = await client.acancel_prediction(prediction.id, model=prediction.model)
+    cancellation = answer.of(prediction)
     observer.canceled(cancellation)
     outcome = Outcome.STOPPED if cancellation.accepted else None
     try:
         async with asyncio.timeout(SETTLE_TIMEOUT):
-            await settle(client, prediction, outcome, observer, cancel_asked=True)
+            await settle(records, prediction, outcome, observer, cancel_asked=True)
     except TimeoutError:
         observer.trouble(
             f"That the service was asked to cancel prediction {prediction.id} could not be written "
@@ -134,15 +138,20 @@ async def stop(client: CometAPIClient, prediction: Prediction, observer: Observe
 
 
 async def interrupt(
-    client: CometAPIClient, prediction: Prediction, observer: Observer, *, by_a_person: bool
+    client: CometAPIClient,
+    records: RecordStore,
+    prediction: Prediction,
+    observer: Observer,
+    *,
+    by_a_person: bool,
 ) -> None:
     """Cancel what is running if a person wants it to stop; else say that it goes on."""
     if by_a_person:
-        await stop(client, prediction, observer)
+        await stop(client, records, prediction, observer)
         return
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLE_TIMEOUT):  # where storing its id has failed
-            await settle(client, prediction, None, observer)
+            await settle(records, prediction, None, observer)
     observer.trouble(
         f"Interrupted while prediction {prediction.id} of {prediction.model} is running. It is not "
         "canceled, because nobody asked to stop this run: a retry goes on with it, and "

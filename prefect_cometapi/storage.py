@@ -14,7 +14,7 @@ from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 
 from prefect_cometapi.errors import InvalidInput, StorageError
-from prefect_cometapi.portal import on_background_loop
+from prefect_cometapi.portal import call, on_background_loop
 from prefect_cometapi.stores import FileSystem, Folder, ObjectStore, Store
 
 #: What users may give as storage: a folder, a saved block as `block://type-slug/name`, or a block.
@@ -118,7 +118,7 @@ async def check_writable(storage: Storage, prefix: str = "") -> None:
 
 
 @on_background_loop
-async def write_text(storage: Storage, name: str, text: str) -> str:
+async def awrite_text(storage: Storage, name: str, text: str) -> str:
     """Write a text file, whole or not at all where the storage can do that.
 
     Args:
@@ -137,3 +137,17 @@ async def write_text(storage: Storage, name: str, text: str) -> str:
     with store.staging(check_prefix(name)) as path:
         await asyncio.to_thread(path.write_text, text, "utf-8")
         return await store.put(path, name)
+
+
+def write_text(storage: Storage, name: str, text: str) -> str:
+    """Sync twin of `awrite_text`."""
+    return call(awrite_text, storage, name, text)
+
+
+#: What `check_writable` is called in public.
+acheck_storage = check_writable
+
+
+def check_storage(storage: Storage, prefix: str = "") -> None:
+    """Sync twin of `acheck_storage`."""
+    call(check_writable, storage, prefix)

@@ -6,14 +6,12 @@ import asyncio
 import functools
 import hashlib
 import inspect
-import io
+import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -22,12 +20,12 @@ from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.blocks.core import Block
 from prefect.filesystems import WritableFileSystem
 
+from prefect_cometapi import asset_keys, block_calls
+from prefect_cometapi.bounded_reads import Bounded, TooLarge, check_size
 from prefect_cometapi.errors import StorageError
 
 #: Written where an interface offers no other way to find out whether it takes files.
 PROBE_NAME = ".prefect-cometapi-can-write-here"
-#: How many calls of storage blocks are under way at once.
-BLOCK_CALLS = 32
 
 
 class Store(ABC):
@@ -66,11 +64,17 @@ class Store(ABC):
         return []
 
     @abstractmethod
-    async def read(self, name: str) -> bytes | None:
+    async def read(self, name: str, most: int | None = None) -> bytes | None:
         """A small file's content; None only where there is certainly no such file.
+
+        Args:
+            name: The file's.
+            most: Of a larger one, in bytes, no more than about that is read; where the storage
+                tells sizes, nothing.
 
         Raises:
             StorageError: It could not be read, or that it is absent is not certain.
+            TooLarge: It has more than `most` bytes.
         """
 
     @abstractmethod
@@ -159,11 +163,17 @@ class Folder(Store):
             return await asyncio.to_thread(look)
         return []
 
-    async def read(self, name: str) -> bytes | None:
+    async def read(self, name: str, most: int | None = None) -> bytes | None:
         """Reads the file."""
+
+        def read() -> bytes:
+            path = self.root / name
+            check_size(name, None if most is None else path.stat().st_size, most)
+            return path.read_bytes()
+
         with _refusing(self, "read"):
             try:
-                return await asyncio.to_thread((self.root / name).read_bytes)
+                return await asyncio.to_thread(read)
             except FileNotFoundError:
                 return None
 
@@ -216,12 +226,6 @@ class Folder(Store):
                 path.unlink(missing_ok=True)
 
 
-@functools.cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """For calls of blocks; a forked process gets its own."""
-    return ThreadPoolExecutor(BLOCK_CALLS, thread_name_prefix="prefect-cometapi-storage")
-
-
 _answered: set[tuple[object, ...]] = set()
 
 
@@ -246,26 +250,34 @@ class _BlockStore(Store):
     async def _put_probe(self, name: str) -> None:
         await self.write(name, b"prefect-cometapi looks here whether it can write and read.\n")
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
-        """The kind of block and its fields, whose secrets are masked."""
-        fields = f"{type(self.block).__name__} {self.block.model_dump_json()}"
-        return hashlib.sha256(fields.encode("utf-8", "replace")).hexdigest()[:16]
+        """The kind of block and its fields; of its credentials, which change, only addresses."""
+        fields = {
+            name: block_calls.identifying(getattr(self.block, name))
+            for name in type(self.block).model_fields
+        }
+        told = f"{type(self.block).__name__} {json.dumps(fields, sort_keys=True)}"
+        return hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:16]
 
     @abstractmethod
-    def _get(self, name: str) -> Any:
+    def _get(self, name: str, most: int | None = None) -> Any:
         """Ask the block for a file's content; in a worker thread."""
 
     @abstractmethod
     def _get_folder(self, folder: str, target: str) -> Any:
         """Ask the block to bring a whole folder here; in a worker thread."""
 
-    async def read(self, name: str) -> bytes | None:
+    async def read(self, name: str, most: int | None = None) -> bytes | None:
         """Ask the block, and where it fails, find out whether that means "not there"."""
         try:
-            return bytes(await self._awaited(self._get, name))
+            content = bytes(await block_calls.ask(self.block, self._get, name, most))
+            check_size(name, len(content), most)
+            return content
+        except TooLarge:
+            raise
         except Exception as error:
-            if await self._means_absent(_looks(error, name)):
+            if await self._means_absent(block_calls.looks(error, name)):
                 return None
             raise StorageError(
                 f"{name} could not be read from the {self}: {type(error).__name__}: {error}"
@@ -274,7 +286,7 @@ class _BlockStore(Store):
     async def _means_absent(self, looks: tuple[str, str]) -> bool:
         if (self.identity, looks) in _answered:  # then only whether it can be read at all, now
             try:
-                await self._awaited(self._get, PROBE_NAME)
+                await block_calls.ask(self.block, self._get, PROBE_NAME)
             except Exception:
                 return False
             return True
@@ -283,12 +295,12 @@ class _BlockStore(Store):
         await self._put_probe(PROBE_NAME)
         nowhere = f"{PROBE_NAME}-{uuid4().hex}"
         try:
-            await self._awaited(self._get, PROBE_NAME)
+            await block_calls.ask(self.block, self._get, PROBE_NAME)
             try:
-                await self._awaited(self._get, nowhere)
+                await block_calls.ask(self.block, self._get, nowhere)
             except Exception as error:
-                found = _looks(error, nowhere)
-                await self._awaited(self._get, PROBE_NAME)
+                found = block_calls.looks(error, nowhere)
+                await block_calls.ask(self.block, self._get, PROBE_NAME)
                 if found == looks:
                     _answered.add((self.identity, looks))
                 return found == looks
@@ -300,7 +312,7 @@ class _BlockStore(Store):
         """Bring the folder to a temporary one, and read that."""
         with tempfile.TemporaryDirectory(prefix="prefect-cometapi-") as target:
             try:
-                await self._awaited(self._get_folder, folder, target)
+                await block_calls.ask(self.block, self._get_folder, folder, target)
             except FileNotFoundError:
                 return {}
             except Exception as error:
@@ -310,15 +322,9 @@ class _BlockStore(Store):
                 ) from error
             return await Folder(Path(target)).read_all(".")
 
-    async def _awaited(self, method: Callable[..., Any], *args: object) -> Any:
-        # In threads of their own: a storage that hangs must not hold up files and name resolution.
-        run = functools.partial(copy_context().run, method, *args)
-        result = await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), run)
-        return await result if inspect.isawaitable(result) else result
-
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:
         try:
-            return await self._awaited(method, *args)
+            return await block_calls.ask(self.block, method, *args)
         except Exception as error:
             raise StorageError(
                 f"The {self} did not take the file: {type(error).__name__}: {error}"
@@ -332,22 +338,33 @@ class ObjectStore(_BlockStore):
 
     async def put(self, file: Path, name: str) -> str:
         """Upload the file as one object."""
-        return str(await self._call(self.block.upload_from_path, file, name) or name)
+        try:
+            location = await self._call(self.block.upload_from_path, file, name)
+        except StorageError as error:
+            # Azure's, which replaces nothing unless told to.
+            if type(error.__cause__).__name__ != "ResourceExistsError":
+                raise
+            replace = functools.partial(self.block.upload_from_path, overwrite=True)
+            location = await self._call(replace, file, name)
+        return str(location or name)
 
-    def _get(self, name: str) -> Any:
-        content = io.BytesIO()
-        result: Any = self.block.download_object_to_file_object(name, content)
+    def _get(self, name: str, most: int | None = None) -> Any:
+        content = Bounded(name, most)
+        with content.told():
+            result: Any = self.block.download_object_to_file_object(name, content)
         if not inspect.isawaitable(result):
             return content.getvalue()
 
         async def awaited() -> bytes:
-            await result
+            with content.told():
+                await result
             return content.getvalue()
 
         return awaited()
 
     def _get_folder(self, folder: str, target: str) -> Any:
-        return self.block.download_folder_to_path(folder, target)
+        # The slash keeps what only begins with the folder's name out of an object store's list.
+        return self.block.download_folder_to_path(f"{folder}/", target)
 
 
 class FileSystem(_BlockStore):
@@ -358,22 +375,27 @@ class FileSystem(_BlockStore):
 
     async def put(self, file: Path, name: str) -> str:
         """Read the file and hand it over."""
-        await self._call(self.block.write_path, name, await asyncio.to_thread(file.read_bytes))
-        base = getattr(self.block, "basepath", None)
-        return f"{str(base).rstrip('/')}/{name}" if base else name
+        write = block_calls.in_its_thread(self.block.write_path)
+        await self._call(write, name, await asyncio.to_thread(file.read_bytes))
+        base = str(getattr(self.block, "basepath", None) or "").rstrip("/")
+        if "@" in base:  # a user and a password, perhaps: the location is told to everybody
+            base = asset_keys.of_url(base) or ""
+        return f"{base}/{name}" if base else name
 
-    def _get(self, name: str) -> Any:
-        return self.block.read_path(name)
+    def _get(self, name: str, most: int | None = None) -> Any:
+        check_size(name, None if most is None else self._size(name), most)
+        return block_calls.in_its_thread(self.block.read_path)(name)
+
+    def _size(self, name: str) -> int | None:
+        """The size of a file, where the block has a way to ask: RemoteFileSystem's is fsspec."""
+        base = str(getattr(self.block, "basepath", "")).rstrip("/")
+        with suppress(Exception):
+            return int(self.block.filesystem.size(f"{base}/{name}"))  # type: ignore[attr-defined]
+        return None
 
     def _get_folder(self, folder: str, target: str) -> Any:
         if not hasattr(self.block, "get_directory"):
             raise NotImplementedError(
                 "the block has no get_directory(), so files can not be listed"
             )
-        return self.block.get_directory(folder, target)
-
-
-def _looks(error: Exception, name: str) -> tuple[str, str]:
-    """What an error looks like, whatever it was that could not be read."""
-    last = name.rpartition("/")[2]
-    return type(error).__name__, str(error).replace(name, "…").replace(last, "…")
+        return block_calls.in_its_thread(self.block.get_directory)(folder, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from asyncio import CancelledError
@@ -36,8 +37,6 @@ OnInDoubt = Literal["raise", "resubmit"]
 
 #: How often, in seconds, a record is looked at while another process is submitting it.
 CLAIM_PAUSE = 0.5
-#: How long, in seconds, a record that can not be read may take to become whole.
-TORN_PATIENCE = 3.0
 #: For how many seconds writing a record is tried, once a prediction is accepted: it is money.
 KEEP_TIMEOUT = 90.0
 #: The same for taking back the claim of what was not sent.
@@ -152,45 +151,72 @@ async def submit(
     """
     order.check()
     observer = observer or Observer()
-    client = client.telling(observer.trouble)
-    records = open_ledger(client.settings.ledger)
-    scope = order.scope or await current_scope()
-    flow_runs = [str(run) for run in await lineage()]
-    resubmissions = 1 if order.on_in_doubt == "resubmit" else 0
+    submission = Submission(
+        client.telling(observer.trouble),
+        order,
+        open_ledger(client.settings.ledger),
+        order.scope or await current_scope(),
+        [str(run) for run in await lineage()],
+        after=after,
+        observer=observer,
+    )
+    return await stops.guarded(
+        submission.until_there, lambda asked: submission.attempt.stop(by_a_person=asked)
+    )
 
-    def nth(number: int) -> _Attempt:
-        return _Attempt(client, order, scope, number, flow_runs, records, observer)
 
-    attempt = nth(after + 1)
+class Submission:
+    """One order on its way to a prediction, by as many attempts as are allowed.
 
-    async def until_there() -> Prediction:
-        nonlocal attempt, resubmissions
+    Attributes:
+        attempt: The one that is being made.
+    """
+
+    def __init__(
+        self,
+        client: CometAPIClient,
+        order: Order,
+        records: RecordStore,
+        scope: str,
+        flow_runs: list[str],
+        *,
+        after: int,
+        observer: Observer,
+    ) -> None:
+        self._nth = functools.partial(
+            _Attempt, client, order, records, scope, flow_runs, observer=observer
+        )
+        self._observer = observer
+        self._resubmissions = 1 if order.on_in_doubt == "resubmit" else 0
+        self.attempt = self._nth(after + 1)
+
+    async def until_there(self) -> Prediction:
+        """The prediction; see `submit`."""
         while True:
             try:
-                if (found := await attempt.earlier()) is not None:
+                if (found := await self.attempt.earlier()) is not None:
                     return found
-                return await attempt.create()
+                return await self.attempt.create()
             except ClaimTaken:
                 await asyncio.sleep(CLAIM_PAUSE)  # somebody was quicker: look again
             except _OneMore:
-                attempt = nth(attempt.number + 1)
+                self.attempt = self._nth(self.attempt.number + 1)
             except SubmissionInDoubt as error:
                 # Once a call: a service that loses every reply must not be paid without end.
-                if not resubmissions:
+                if error.abandoned:
+                    raise
+                if not self._resubmissions:
+                    self._observer.in_doubt(self.attempt.seen or self.attempt.intent, error)
                     raise
                 try:
-                    given_up = await attempt.give_up()
+                    given_up = await self.attempt.give_up()
                 except LedgerError as trouble:
                     raise error from trouble
-                if given_up is None:
-                    continue  # its id has come after all
                 if not given_up:
-                    raise
-                observer.trouble(f'{error} For on_in_doubt="resubmit" it is, once.')
-                resubmissions -= 1
-                attempt = nth(attempt.number + 1)
-
-    return await stops.guarded(until_there, lambda asked: attempt.stop(by_a_person=asked))
+                    continue  # its id has come after all, or a person has decided
+                self._observer.trouble(f'{error} For on_in_doubt="resubmit" it is, once.')
+                self._resubmissions -= 1
+                self.attempt = self._nth(self.attempt.number + 1)
 
 
 class _OneMore(Exception):
@@ -204,10 +230,10 @@ class _Attempt:
         self,
         client: CometAPIClient,
         order: Order,
-        scope: str,
-        number: int,
-        flow_runs: list[str],
         records: RecordStore,
+        scope: str,
+        flow_runs: list[str],
+        number: int,
         observer: Observer,
     ) -> None:
         self.client, self.order, self.scope, self.number = client, order, scope, number
@@ -225,23 +251,27 @@ class _Attempt:
             flow_runs=flow_runs,
             credentials=order.credentials,
             patience=self.patience,
+            prompts=client.settings.prompts,
         )
         self.key = ledger.key_of(self.intent, order.input)
+        self.seen: Record | None = None
         self.made: Prediction | None = None
         self.doubt: SubmissionInDoubt | None = None
 
     async def earlier(self) -> Prediction | None:
         """The prediction that the scope has already, once it is clear whether there is one."""
-        told, torn_until = False, time.monotonic() + TORN_PATIENCE
+        told, torn_until = False, time.monotonic() + self.records.torn_patience
         while True:
             exists, record = await self.records.read(self.scope, self.key)
             if not exists:
                 return None
-            if record is None:  # perhaps a file that is just being written
+            if record is None:
                 if time.monotonic() >= torn_until:
                     raise ledger.in_doubt(self.key, None, self.price)
                 await asyncio.sleep(CLAIM_PAUSE)
                 continue
+            if not self.client.settings.prompts:
+                record = record.model_copy(update={"excerpt": ""})
             match record.standing(datetime.now(UTC), self.patience):
                 case Standing.SENDING:
                     if not told:
@@ -253,6 +283,7 @@ class _Attempt:
                         told = True
                     await asyncio.sleep(CLAIM_PAUSE)
                 case Standing.IN_DOUBT:
+                    self.seen = record
                     raise ledger.in_doubt(self.key, record, self.price)
                 case Standing.UNSAVED:
                     return await self._attach(record)
@@ -272,7 +303,9 @@ class _Attempt:
     async def _attach(self, record: Record) -> Prediction:
         self.made = known = record.prediction(self.key, self.order.input)
         try:
-            found = known.seen_as(await self.client.query(known.id, model=known.model))
+            found = known.seen_as(
+                await self.client.query(known.id, model=known.model, input=known.input)
+            )
         except AccountError:
             raise
         except RequestError:
@@ -285,15 +318,16 @@ class _Attempt:
         try:
             return await self.client.submit(self.order.model, self.order.input, self._recorded)
         except UnknownOutcome as error:
-            raise ledger.in_doubt(self.key, self.intent, self.price, str(error)) from None
+            raise ledger.in_doubt(self.key, self.intent, self.price, error) from None
 
     async def stop(self, *, by_a_person: bool) -> None:
         """Say what is in doubt; cancel what runs, if a person wants it to stop."""
         if self.doubt is not None:
             self.observer.trouble(str(self.doubt))
+            self.observer.in_doubt(self.intent, self.doubt)
         if self.made is not None and self.made.running:
             await settlement.interrupt(
-                self.client, self.made, self.observer, by_a_person=by_a_person
+                self.client, self.records, self.made, self.observer, by_a_person=by_a_person
             )
 
     async def _recorded(self, post: Callable[[], Awaitable[Prediction]]) -> Prediction:
@@ -316,14 +350,20 @@ class _Attempt:
                 next_step(Call.CREATE, error) is not Step.IN_DOUBT
             )
             if not refused:
-                self.doubt = ledger.in_doubt(self.key, intent, self.price, str(error))
+                self.doubt = ledger.in_doubt(self.key, intent, self.price, error)
                 lost = intent.model_copy(update={"lost": True})
                 await self._keep(lambda: self.records.store(self.key, lost), "marked as in doubt")
             else:
+                self.observer.refused(error)  # first: others may be about to fail in the same way
                 await self._release(claim)
             raise
         self.made = prediction.model_copy(
-            update={"record_key": self.key, "scope": self.scope, "attempt": self.number}
+            update={
+                "record_key": self.key,
+                "scope": self.scope,
+                "attempt": self.number,
+                "input": prediction.input or dict(self.order.input),
+            }
         )
         self.observer.created(self.made)  # first: a log line survives what the rest may not
         record = intent.model_copy(update={"prediction_id": prediction.id})
@@ -359,11 +399,11 @@ class _Attempt:
             f"retry of this run will call it in doubt. {trouble or 'There was no answer in time.'}"
         )
 
-    async def give_up(self) -> bool | None:
+    async def give_up(self) -> bool:
         """Say in the record that a further attempt may be sent.
 
         Returns:
-            False where a person has forbidden it; None where its id has come in the meantime.
+            False where its id has come in the meantime, or a person has decided about it.
 
         Raises:
             LedgerError: It could not be written, and so nothing further is sent.
@@ -374,16 +414,13 @@ class _Attempt:
         while True:
             exists, record = await self.records.read(self.scope, self.key)
             if not exists:
-                return None
+                return False
             if record is not None:
-                if record.outcome is Outcome.ABANDONED:
-                    return False
                 if record.outcome or record.prediction_id:
-                    return None
+                    return False
                 if record.lost or record.owner == self.intent.owner:
                     break
-            # One that can not be read may be a file that is just being written.
-            if time.monotonic() >= began + (patient if record else TORN_PATIENCE):
+            if time.monotonic() >= began + (patient if record else self.records.torn_patience):
                 break
             await asyncio.sleep(CLAIM_PAUSE)
         again = (record or self.intent).ended(Outcome.RESUBMITTED)

@@ -17,13 +17,14 @@ from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import InvalidInput
 from prefect_cometapi.lifecycle import OnTimeout
+from prefect_cometapi.lineage import Sources
 from prefect_cometapi.models import (
     Cancellation,
     Prediction,
     PredictionStatus,
     SavedFile,
 )
-from prefect_cometapi.reports import RunLog
+from prefect_cometapi.reports import of_prediction, of_saving
 from prefect_cometapi.storage import Storage
 from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_prediction_id
@@ -100,7 +101,7 @@ def _finished(credentials: CometAPICredentials, prediction: Prediction) -> Predi
     if not isinstance(prediction, Prediction):
         raise InvalidInput(
             f"Outputs are saved from a Prediction, as poll_prediction() returns it, not from "
-            f"{prediction!r:.80}."
+            f"a {type(prediction).__name__}."
         )
     return _known(credentials, prediction)
 
@@ -150,7 +151,9 @@ def create_prediction(
     order = order_for(
         credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
-    return portal.call(submission.submit, client_for(credentials), order, observer=RunLog())
+    client = client_for(credentials)
+    observer = of_prediction(client.settings)
+    return portal.call(submission.submit, client, order, observer=observer)
 
 
 @task(name="Create prediction", task_run_name=run_name("create"), cache_policy=NO_CACHE)
@@ -168,7 +171,8 @@ async def acreate_prediction(
     order = order_for(
         credentials, model, input, scope=scope, key=key, sample=sample, on_in_doubt=on_in_doubt
     )
-    return await submission.submit(client_for(credentials), order, observer=RunLog())
+    client = client_for(credentials)
+    return await submission.submit(client, order, observer=of_prediction(client.settings))
 
 
 # --- poll, get, cancel ------------------------------------------------------------------------
@@ -207,13 +211,14 @@ def poll_prediction(
         InvalidInput: The id or the time-out can not be right.
     """
     known = _known(credentials, prediction_or_id)
+    client = client_for(credentials)
     return portal.call(
         lifecycle.wait,
-        client_for(credentials),
+        client,
         known,
         timeout=timeout,
         on_timeout=on_timeout,
-        observer=RunLog(),
+        observer=of_prediction(client.settings),
     )
 
 
@@ -227,8 +232,13 @@ async def apoll_prediction(
 ) -> Prediction:
     """Async twin of `poll_prediction`."""
     known = _known(credentials, prediction_or_id)
+    client = client_for(credentials)
     return await lifecycle.wait(
-        client_for(credentials), known, timeout=timeout, on_timeout=on_timeout, observer=RunLog()
+        client,
+        known,
+        timeout=timeout,
+        on_timeout=on_timeout,
+        observer=of_prediction(client.settings),
     )
 
 
@@ -245,7 +255,8 @@ def get_prediction(
         InvalidInput: That can not be a prediction id.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.get, client_for(credentials), known, observer=RunLog())
+    client = client_for(credentials)
+    return portal.call(lifecycle.get, client, known, observer=of_prediction(client.settings))
 
 
 @task(name="Get prediction", task_run_name=run_name("get"), cache_policy=NO_CACHE)
@@ -254,7 +265,8 @@ async def aget_prediction(
 ) -> Prediction:
     """Async twin of `get_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.get(client_for(credentials), known, observer=RunLog())
+    client = client_for(credentials)
+    return await lifecycle.get(client, known, observer=of_prediction(client.settings))
 
 
 @task(name="Cancel prediction", task_run_name=run_name("cancel"), cache_policy=NO_CACHE)
@@ -270,7 +282,8 @@ def cancel_prediction(
         InvalidInput: That can not be a prediction id; nothing was sent.
     """
     known = _known(credentials, prediction_or_id)
-    return portal.call(lifecycle.cancel, client_for(credentials), known, observer=RunLog())
+    client = client_for(credentials)
+    return portal.call(lifecycle.cancel, client, known, observer=of_prediction(client.settings))
 
 
 @task(name="Cancel prediction", task_run_name=run_name("cancel"), cache_policy=NO_CACHE)
@@ -279,7 +292,8 @@ async def acancel_prediction(
 ) -> Cancellation:
     """Async twin of `cancel_prediction`."""
     known = _known(credentials, prediction_or_id)
-    return await lifecycle.cancel(client_for(credentials), known, observer=RunLog())
+    client = client_for(credentials)
+    return await lifecycle.cancel(client, known, observer=of_prediction(client.settings))
 
 
 # --- save -------------------------------------------------------------------------------------
@@ -292,6 +306,8 @@ def save_outputs(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
+    sources: Sources = (),
 ) -> list[SavedFile]:
     """Save every output of a prediction that has succeeded, while the service still has it.
 
@@ -306,6 +322,9 @@ def save_outputs(
             as `block://type-slug/name`. In folders and object stores a file is there whole or
             not at all. File system blocks take only whole files in memory, and have a lower limit.
         prefix: A relative path in front of the names, such as `2026-11-22`.
+        provenance: Write beside each file, as `<its name>.provenance.json`, where it came from.
+        sources: Tables or files that the input came from, as keys of assets, such as
+            `postgresql://host/shop/products`: Prefect is told that the folder is made from them.
 
     Returns:
         The files, in the order of the outputs: images and other URLs each as a file, text and
@@ -316,11 +335,18 @@ def save_outputs(
         OutputExpired: The service has deleted the outputs, one hour after completion.
         OutputRefused: A URL that may not be fetched, or a file over the limit.
         OutputDamaged: A file arrived cut short, empty, or is not what it claims to be.
-        StorageError: The storage did not take a file.
+        StorageError: The storage did not take a file, or its provenance; what is saved stays so.
     """
     known = _finished(credentials, prediction)
+    client = client_for(credentials)
     return portal.call(
-        lifecycle.save, client_for(credentials), known, storage, prefix=prefix, observer=RunLog()
+        lifecycle.save,
+        client,
+        known,
+        storage,
+        prefix=prefix,
+        provenance=provenance,
+        observer=of_saving(client.settings, sources, known),
     )
 
 
@@ -331,9 +357,17 @@ async def asave_outputs(
     storage: Storage,
     *,
     prefix: str = "",
+    provenance: bool = False,
+    sources: Sources = (),
 ) -> list[SavedFile]:
     """Async twin of `save_outputs`."""
     known = _finished(credentials, prediction)
+    client = client_for(credentials)
     return await lifecycle.save(
-        client_for(credentials), known, storage, prefix=prefix, observer=RunLog()
+        client,
+        known,
+        storage,
+        prefix=prefix,
+        provenance=provenance,
+        observer=of_saving(client.settings, sources, known),
     )

@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from prefect_cometapi.errors import ConfigurationError, InvalidInput, OutputRefused
 
 DEFAULT_API_ROOT = "https://api.cometapi.com"
+#: Where, below the API root, language models are asked: the OpenAI-compatible API.
+CHAT_PATH = "/v1/chat/completions"
 
 #: A byte-order mark and white space around pasted keys and URLs (the vendor's SDK strips them too).
 _AROUND = "\ufeff \t\r\n\v\f\u00a0\u200b"
@@ -111,6 +113,11 @@ def query_url(api_root: str, prediction_id: str) -> str:
 def cancel_url(api_root: str, prediction_id: str) -> str:
     """Where a prediction is canceled (Replicate's route; not confirmed for CometAPI)."""
     return f"{query_url(api_root, prediction_id)}/cancel"
+
+
+def chat_url(api_root: str) -> str:
+    """Where a language model is asked."""
+    return f"{api_root}{CHAT_PATH}"
 
 
 def check_download(url: str, api_root: str, delivery_hosts: Collection[str] = ()) -> str:

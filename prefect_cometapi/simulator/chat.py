@@ -55,11 +55,12 @@ def complete(body: Mapping[str, Any], seed: int, now: float) -> dict[str, Any]:
     asked = _last_words(body.get("messages") or [])
     source = random.Random(f"{seed}|{body.get('seed')}|{asked}")  # noqa: S311
     writer = _Writer(_subject(asked), _how_many(asked), source)
+    words = " ".join(_words(message) for message in body.get("messages") or [])
+    named = re.search(r'"(\w+)"\s*:\s*\[', words)
     match body.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             text = json.dumps(writer.fill(schema, schema), ensure_ascii=False)
-        case {"type": "json_object"}:
-            named = re.search(r'"(\w+)"\s*:\s*\[', asked)
+        case form if named or form == {"type": "json_object"}:
             key = named[1] if named else "prompts"
             text = json.dumps({key: writer.prompts(writer.number or 3)}, ensure_ascii=False)
         case _:
@@ -83,7 +84,11 @@ def complete(body: Mapping[str, Any], seed: int, now: float) -> dict[str, Any]:
 
 
 def _last_words(messages: list[dict[str, Any]]) -> str:
-    content = next((m.get("content") for m in reversed(messages) if m.get("role") == "user"), "")
+    return next((_words(m) for m in reversed(messages) if m.get("role") == "user"), "")
+
+
+def _words(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
     if isinstance(content, list):
         content = " ".join(str(part.get("text", "")) for part in content)
     return str(content or "")

@@ -157,13 +157,46 @@ def _hollow(words: Mapping[str, str], other: str) -> Spoil:
     return _edited(edit)
 
 
-def _says(text: str) -> Spoil:
+def _spoilt(finish: str = "stop", **message: Any) -> Spoil:
+    """The same answer, with other fields in its message."""
+
     def edit(value: Any) -> Any:
-        value["choices"][0]["message"]["content"] = text
+        choice = value["choices"][0]
+        choice["message"].update(message)
+        choice["finish_reason"] = finish
         return value
 
     return _edited(edit)
 
+
+def _rewritten(rewrite: Callable[[str], str], finish: str = "stop") -> Spoil:
+    """The same answer, with other words."""
+
+    def edit(value: Any) -> Any:
+        choice = value["choices"][0]
+        choice["message"]["content"] = rewrite(choice["message"]["content"])
+        choice["finish_reason"] = finish
+        return value
+
+    return _edited(edit)
+
+
+def _listed(change: Callable[[list[Any]], list[Any]]) -> Spoil:
+    """The same answer, with the lists in its JSON changed; what is no JSON object stays."""
+
+    def rewrite(text: str) -> str:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+        if isinstance(value, dict):
+            value = {k: change(v) if isinstance(v, list) else v for k, v in value.items()}
+        return json.dumps(value, ensure_ascii=False)
+
+    return _rewritten(rewrite)
+
+
+_TOOL = {"id": "call_1", "type": "function", "function": {"name": "draw", "arguments": "{}"}}
 
 # What stands behind the gateway answers in its own way: each status brings another kind of body.
 _TIMED_OUT = {"code": "timeout", "message": "origin timed out", "data": None}
@@ -255,8 +288,19 @@ _done("file", "empty", "no bytes at all", _changed(body=b""))
 _done("file", "wrong-type", "text under a picture's name", _changed(body=b"not a picture\n"))
 _done("file", "oversized", "far too long", _swollen(chunked=False))
 _done("file", "oversized-chunked", "far too long, without Content-Length", _swollen(chunked=True))
-_done("chat", "prose", "ignores the response format", _says("Sure! Here you are."))
-_done("chat", "empty", "says nothing", _says(""))
+_done("chat", "prose", "ignores the response format", _spoilt(content="Sure! Here you are."))
+_done("chat", "empty", "says nothing", _spoilt(content=""))
+_done("chat", "null", "its content is null", _spoilt(content=None))
+_done("chat", "refusal", "refuses", _spoilt(content=None, refusal="I can not help with that."))
+_done("chat", "tool-call", "calls a tool", _spoilt("tool_calls", content=None, tool_calls=[_TOOL]))
+_done("chat", "filtered", "stopped by a filter", _spoilt("content_filter", content=""))
+_done("chat", "length", "too long: half", _rewritten(lambda t: t[: len(t) // 2], "length"))
+_done("chat", "fenced", "JSON in a fence", _rewritten(lambda t: f"Sure!\n```json\n{t}\n```\n"))
+_done("chat", "duplicates", "lists the first item only", _listed(lambda v: v[:1] * len(v)))
+_done("chat", "blanks", "every other item is blank", _listed(lambda v: [v[0], " "] * (len(v) // 2)))
+_done("chat", "too-few", "lists half the items", _listed(lambda v: v[: len(v) // 2]))
+_done("chat", "too-many", "lists more items", _listed(lambda v: [*v, "one more", "and another"]))
+_done("chat", "too-long", "its items are essays", _listed(lambda v: [f"{x} " * 500 for x in v]))
 for _short, _fate in FATES.items():
     _done("prediction", _short, _fate.text, lambda reply, _: reply)
 
