@@ -12,10 +12,7 @@ import argparse
 import asyncio
 import json
 import logging
-import os
-import re
 import shlex
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,14 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import State, flow, get_client, get_run_logger, runtime
+from prefect import State, Task, flow, get_run_logger, runtime, tags
+from prefect.client.schemas.objects import TaskRun
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    PREFECT_UI_URL,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Failed
 from pydantic import Field
 from rich.console import Console
@@ -41,31 +34,65 @@ from prefect_cometapi import (
     CometAPIError,
     Generation,
     InvalidInput,
+    LedgerError,
+    NeverDelivered,
+    OutputUnavailable,
+    StorageError,
     UnknownOutcome,
+    acheck_storage,
+    acreate_gallery_artifact,
     agenerate,
+    awrite_text,
     cancel_predictions,
+    check_request,
+    check_storage,
+    load_settings,
     simulator,
+    start_temporary_server,
 )
-from prefect_cometapi.settings import load_settings
-from prefect_cometapi.storage import check_writable, write_text
-from prefect_cometapi.submission import check_request
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 MODEL = "black-forest-labs/flux-schnell"
+#: Of the runs, and of their tasks: what the UI finds them by.
+TAGS = ("cometapi", "quickstart")
 #: The flow runs of this process, for the message after Ctrl-C.
 RUNS: list[str] = []
 #: Predictions under way at once; the rest wait their turn.
 AT_ONCE = 16
+#: What another try of the same picture may get over.
+MAY_PASS = (LedgerError, NeverDelivered, OutputUnavailable, StorageError)
 
 
-@flow(name="quickstart", on_cancellation=[cancel_predictions], on_crashed=[cancel_predictions])
+async def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a picture is tried again: not one that was refused, or is paid for and has failed."""
+    return isinstance(await state.aresult(raise_on_failure=False), MAY_PASS)
+
+
+#: A task with retries: each goes on with the prediction that the first try has paid for.
+picture = agenerate.with_options(
+    retries=2, retry_delay_seconds=[10, 60], retry_condition_fn=may_pass
+)
+
+
+def run_name() -> str:
+    """The run's name in the UI, such as "2 of each in prompts.txt"."""
+    given = runtime.flow_run.parameters  # without those that are left at their defaults
+    return f"{given.get('samples', 2)} of each in {Path(given.get('prompts', PROMPTS)).name}"
+
+
+@flow(
+    name="quickstart",
+    flow_run_name=run_name,
+    on_cancellation=[cancel_predictions],
+    on_crashed=[cancel_predictions],
+)
 async def quickstart(
     prompts: str = "flows/prompts.txt",
     model: str = MODEL,
     storage: str = "pictures",
     samples: Annotated[int, Field(ge=1, le=20)] = 2,
     simulate: bool = False,
-    scope: str | None = None,
+    scope: Annotated[str, Field(max_length=200, pattern=r"\S")] | None = None,
 ) -> Any:
     """Make pictures of every prompt, and a `manifest.jsonl` that says what each file is.
 
@@ -83,10 +110,10 @@ async def quickstart(
         after everything else is saved.
     """
     # The same in a retried run, so that it goes on in the same place.
-    run_name = re.sub(r"[^\w-]", "-", runtime.flow_run.name)[:60]
-    folder = f"{runtime.flow_run.scheduled_start_time:%Y-%m-%d}/{run_name}"
+    folder = f"{runtime.flow_run.scheduled_start_time:%Y-%m-%d}/{runtime.flow_run.id[-12:]}"
     RUNS.append(runtime.flow_run.id)
     problems: list[str] = []
+    pictures: list[Generation] = []
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def make(
@@ -94,21 +121,24 @@ async def quickstart(
     ) -> list[dict[str, Any]]:
         async with turn:
             try:
-                made = await agenerate(
+                made = await picture(
                     credentials, model, input, storage, prefix=folder, sample=sample, scope=scope
                 )
             except Exception as error:  # one that fails does not stop the others
-                problems.append(f"{input['prompt']!r}: {error}")
+                # The setting keeps prompts from Prefect's server.
+                which = repr(input["prompt"]) if load_settings().prompts else "A prompt"
+                problems.append(f"{which}: {error}")
                 return []
             finally:
                 advance()
+        pictures.append(made)
         return manifest_rows(made, input, sample)
 
     try:
         inputs = read_prompts(Path(prompts), model)
         wanted = list(samples_of(inputs, samples))
-        with service(simulate) as credentials, progress(len(wanted)) as advance:
-            await check_writable(storage, folder)
+        with tags(*TAGS), service(simulate) as credentials, progress(len(wanted)) as advance:
+            await acheck_storage(storage, folder)
             await check_key(credentials)
             rows = await asyncio.gather(*(make(credentials, *one) for one in wanted))
         files = [row for made in rows for row in made]
@@ -116,7 +146,8 @@ async def quickstart(
         # A retried run writes one of its own: it may find less than there was.
         again = runtime.flow_run.run_count
         name = f"manifest-{again}.jsonl" if again and again > 1 else "manifest.jsonl"
-        manifest = await write_text(storage, f"{folder}/{name}", lines) if files else ""
+        manifest = await awrite_text(storage, f"{folder}/{name}", lines) if files else ""
+        await acreate_gallery_artifact(pictures, storage, title=f"{len(files)} pictures")
     except CometAPIError as error:
         return Failed(message=str(error))
     get_run_logger().info("Saved %d files. What each is: %s", len(files), manifest or "-")
@@ -259,23 +290,21 @@ def main(arguments: list[str] | None = None) -> int:
         print("No COMETAPI_KEY is set: the simulator draws stand-ins for the pictures, for free.")
     else:
         print(f"Making {pictures} pictures at {target}: this costs money.")
-    # Prefect's temporary server can take longer than its default patience on a small machine.
-    with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}):
-        try:
-            start_temporary_server()
-            state: State[Any] = asyncio.run(run(simulate=simulate, **options))
-        except KeyboardInterrupt:
-            print("Interrupted. What is saved stays; what was running was canceled, see above.")
-            if RUNS and not simulate:
-                same = options["scope"] or f"flow-run:{RUNS[0]}"
-                command = [sys.executable, __file__, *(arguments or sys.argv[1:])]
-                command += [] if options["scope"] else ["--scope", same]
-                print("To go on without paying twice for what is done:")
-                print(f"  {shlex.join(command)}")
-            return 130
-        except Exception as error:  # Prefect's server: everything else is told by the state
-            print(f"Prefect could not run the flow: {error}", file=sys.stderr)
-            return 1
+    try:
+        start_temporary_server()
+        state: State[Any] = asyncio.run(run(simulate=simulate, **options))
+    except KeyboardInterrupt:
+        print("Interrupted. What is saved stays; what was running was canceled, see above.")
+        if RUNS and not simulate:
+            same = options["scope"] or f"flow-run:{RUNS[0]}"
+            command = [sys.executable, __file__, *(arguments or sys.argv[1:])]
+            command += [] if options["scope"] else ["--scope", same]
+            print("To go on without paying twice for what is done:")
+            print(f"  {shlex.join(command)}")
+        return 130
+    except Exception as error:  # Prefect's server: everything else is told by the state
+        print(f"Prefect could not run the flow: {error}", file=sys.stderr)
+        return 1
     if not state.is_completed():
         print(state.message, file=sys.stderr)
         return 1
@@ -285,26 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def start_temporary_server() -> None:
-    """Start Prefect's temporary server, where there is no other, out of the reach of Ctrl-C.
-
-    A terminal sends that to all processes of a command, and a run that is being stopped still has
-    to say so to the server.
-    """
-    if PREFECT_API_URL.value() or not hasattr(signal, "pthread_sigmask"):
-        return
-    # Its telemetry meets a busy database at the start, and logs two tracebacks about that.
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
-    try:
-        get_client(sync_client=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
 async def run(**parameters: Any) -> State[Any]:
     """Run the flow; a failure is told by its state, not by an exception."""
-    state: State[Any] = await quickstart(**parameters, return_state=True)
+    with tags(*TAGS):
+        state: State[Any] = await quickstart(**parameters, return_state=True)
     return state
 
 
@@ -315,7 +328,7 @@ def check(prompts: str, model: str, storage: str, samples: int, scope: str | Non
     if not 1 <= samples <= 20:
         raise InvalidInput("--samples takes a number from 1 to 20.")
     if not storage.startswith("block://"):  # blocks are looked up on the server, in the flow
-        asyncio.run(check_writable(storage))
+        check_storage(storage)
     return len(inputs) * samples
 
 
