@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +21,8 @@ for name in list(os.environ):
         del os.environ[name]
 
 if TYPE_CHECKING:
+    from prefect_cometapi.simulator import Simulator
+    from tests.batches import Batches
     from tests.homes import Home
 
 import pytest  # noqa: E402
@@ -45,6 +43,8 @@ def prefect_server() -> Iterator[None]:
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # see there
             patch.setenv("PYTHONPATH", str(Path(__file__).parent / "calm_server"))
+            # In place of five seconds, which each test that reads events would wait for.
+            patch.setenv("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL", "0.2")
             stack.enter_context(prefect_test_harness(server_startup_timeout=120))
         yield
 
@@ -60,103 +60,33 @@ def prefect_environment(prefect_server: None) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def postgres_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment for processes that are to talk to a Prefect server on PostgreSQL."""
-    initdb = _postgres_program("initdb")
-    if initdb is None:
-        pytest.skip("there is no PostgreSQL on this machine: apt-get install postgresql")
-    with ExitStack() as stack:
-        port = _free_port()
-        stack.enter_context(_postgres(initdb, port))
-        url = f"http://127.0.0.1:{(api := _free_port())}/api"
+    from tests.postgresql import free_port, launched, throw_away_server
+
+    with throw_away_server() as postgres:
+        url = f"http://127.0.0.1:{(port := free_port())}/api"
         home = tmp_path_factory.mktemp("prefect-on-postgres")
         environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
-        database = f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
-        stack.enter_context(
-            _running(
-                [sys.executable, "-m", "prefect", "server", "start", "--port", str(api)],
-                lambda: _healthy(url),
-                home / "server.log",
-                env={**environment, "PREFECT_API_DATABASE_CONNECTION_URL": database},
-            )
+        database = {"PREFECT_API_DATABASE_CONNECTION_URL": postgres.url("asyncpg")}
+        server = launched(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", port],
+            lambda: _healthy(url),
+            home / "server.log",
+            env={**environment, **database},
         )
-        yield environment
-
-
-def _postgres_program(name: str) -> Path | None:
-    found = shutil.which(name)
-    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    # Through links, because the programs look for each other beside themselves.
-    return Path(found).resolve() if found else debian[-1] if debian else None
-
-
-@contextmanager
-def _postgres(initdb: Path, port: int) -> Iterator[None]:
-    """A cluster in a folder of its own. PostgreSQL refuses to run as root, so it does not."""
-    # Not in $TMPDIR, which nobody but root may be able to enter.
-    folder = Path(tempfile.mkdtemp(prefix="prefect-cometapi-postgres-", dir="/tmp"))
-    options: dict[str, object] = {"cwd": folder}
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-        group = pwd.getpwnam("nobody").pw_gid
-        options |= {"user": "nobody", "group": group, "extra_groups": []}
-    data = folder / "data"
-    try:
-        subprocess.run(
-            [initdb, "-D", data, "-U", "prefect", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            timeout=120,
-            **options,  # type: ignore[call-overload]
-        )
-        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
-        with _running(
-            [initdb.with_name("postgres"), "-D", data, "-p", str(port)]
-            + [word for setting in settings for word in ("-c", setting)],
-            lambda: "ready" in (data / "postmaster.pid").read_text().splitlines()[-1],
-            folder / "postgres.log",
-            **options,
-        ):
-            yield
-    finally:
-        shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+        try:
+            yield environment
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def _healthy(url: str) -> bool:
     import httpx
 
-    return httpx.get(f"{url}/health", timeout=5).is_success
-
-
-@contextmanager
-def _running(
-    command: list[object], ready: Callable[[], bool], log: Path, **options: object
-) -> Iterator[None]:
-    """A process that runs until the end of the block, from when it is ready."""
-    import httpx
-
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, **options)  # type: ignore[call-overload]
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if ready():
-                    break
-            except (OSError, IndexError, httpx.HTTPError):
-                pass
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.fixture(params=["server", "files"])
@@ -172,3 +102,19 @@ def home(
     if request.param == "server":
         return Home("prefect-server", tmp_path)
     return Home.in_a_folder(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def batches(
+    request: pytest.FixtureRequest,
+    prefect_server: None,
+    cometapi_simulator: Simulator,
+    tmp_path: Path,
+) -> Batches:
+    """Runs batches of a scope of the test's own."""
+    from prefect_cometapi import CometAPICredentials
+    from tests.batches import Batches
+
+    scope = f"{request.node.name}-{cometapi_simulator.url}"[-150:]
+    credentials = CometAPICredentials.from_env()
+    return Batches(cometapi_simulator, credentials, tmp_path / "outputs", scope)

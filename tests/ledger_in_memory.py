@@ -232,7 +232,7 @@ class MemoryStore(Store):
     async def put(self, file: Path, name: str) -> str:
         raise NotImplementedError
 
-    async def read(self, name: str) -> bytes | None:
+    async def read(self, name: str, most: int | None = None) -> bytes | None:
         def do() -> bytes | None:
             self.world.look(_key_of(name))
             return self.world.files.get(name)
@@ -349,7 +349,7 @@ async def made(world: World, process: Process, order: Order, ending: str) -> Pre
     if ending == "nothing":
         return prediction
     outcome = Outcome.SAVED if ending == "saved" else Outcome.FAILED
-    await settlement.settle(client, prediction, outcome, diary)  # type: ignore[arg-type]
+    await settlement.settle(world.ledger, prediction, outcome, diary)
     if ending == "failed, tried again":
         process.done_with, process.settled = prediction.attempt, len(process.posts)
         world.allowed[process.request].add(str(prediction.record_key))
@@ -402,8 +402,7 @@ def patched(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (submission, ledger):
             patch.setattr(module, "datetime", Clock)
-        for module in (submission, settlement):
-            patch.setattr(module, "open_ledger", lambda _: world.ledger)
+        patch.setattr(submission, "open_ledger", lambda _: world.ledger)
         patch.setattr(records, "ask", ask)
         patch.setattr(records, "open_storage", open_storage)
         in_steps = SimpleNamespace(sleep=sleep, timeout=lambda _: nullcontext(), Lock=nullcontext)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -285,6 +286,9 @@ def _listening(talk: Talk, tls: ssl.SSLContext | None) -> Iterator[int]:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if sys.version_info >= (3, 13):  # also those that have not finished their handshake
+            server.abort_clients()
+            await asyncio.sleep(0)
 
     def on_loop(work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(work, loop).result(10)

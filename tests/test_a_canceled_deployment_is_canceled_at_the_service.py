@@ -255,8 +255,15 @@ def test_an_evicted_run_cancels_nothing(
         check_that_it_goes_on(run, cometapi_simulator, number)
 
 
-@pytest.mark.parametrize("how", ["served", "worked"])
-@pytest.mark.parametrize("whom", ["the runner", "everybody"])
+@pytest.mark.parametrize(
+    ("how", "whom"),
+    [
+        ("worked", "the runner"),
+        ("served", "everybody"),
+        pytest.param("served", "the runner", marks=pytest.mark.long),
+        pytest.param("worked", "everybody", marks=pytest.mark.long),
+    ],
+)
 def test_an_evicted_pod_cancels_nothing(
     how: str, whom: str, deployments: Deployments, cometapi_simulator: Simulator
 ) -> None:

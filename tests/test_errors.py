@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from prefect_cometapi import errors, failures, ledger, outputs, settings, wire
+from prefect_cometapi.batch_models import BatchResult, ItemStatus
 from prefect_cometapi.errors import CometAPIError, InputRejected, RateLimited
 from prefect_cometapi.models import Prediction, PredictionStatus
 
@@ -28,12 +29,14 @@ PREDICTION = Prediction(
     error="NSFW",
     completed_at=datetime(2026, 3, 12, 11, 27, tzinfo=UTC),
 )
+RESULT = BatchResult(scope="2026-03-12", model="owner/name", total=1, counts={ItemStatus.FAILED: 1})
 #: What each branch of the tree knows besides its message.
 KNOWS: list[tuple[type[CometAPIError], dict[str, object]]] = [
     (errors.RequestError, {"status": 429, "code": "slow", "request_id": "2026SIHC"}),
     (RateLimited, {"retry_after": 5.5}),
     (InputRejected, {"invalid_fields": ("input.seed: too large",)}),
     (errors.PredictionError, {"prediction": PREDICTION}),
+    (errors.BatchFailed, {"result": RESULT}),
 ]
 
 

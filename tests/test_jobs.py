@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from prefect import flow, task
 from prefect.blocks.abstract import JobBlock, JobRun
+from prefect.blocks.core import Block
+from prefect.utilities.dispatch import get_registry_for_type
 from pydantic import ValidationError
 
 from prefect_cometapi import (
@@ -39,6 +41,17 @@ def job(cometapi_simulator: Simulator, tmp_path: Path) -> PredictionJob:
 def test_it_is_what_prefect_calls_a_job(job: PredictionJob) -> None:
     assert isinstance(job, JobBlock)
     assert issubclass(PredictionRun, JobRun)
+
+
+def test_what_it_is_built_from_is_no_block_to_create() -> None:
+    known = (get_registry_for_type(Block) or {}).values()
+    assert [block for block in known if issubclass(PredictionJob, block)] == [PredictionJob]
+
+
+def test_what_a_form_leaves_around_a_line_is_taken_off(job: PredictionJob) -> None:
+    typed = {"model": f" {MODEL}\n", "storage": "pictures\n", "prefix": "boats \n"}
+    made = PredictionJob(**{**dict(job), **typed})
+    assert (made.model, made.storage, made.prefix) == (MODEL, "pictures", "boats")
 
 
 def test_without_a_flow_in_sync_code(job: PredictionJob) -> None:

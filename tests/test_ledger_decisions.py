@@ -241,13 +241,15 @@ def test_a_torn_record_is_in_doubt(name: str) -> None:
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (INTENT, "owner/name (sample 0), scope 's', sent at 2026-03-12 11:27:18 UTC"),
+        (INTENT, "owner/name (sample 0). It may have been accepted and paid for"),
+        (INTENT, "sent in scope 's' at 2026-03-12 11:27:18 UTC, and is"),
         (None, "can not be read"),
     ],
-    ids=["intent", "not-readable"],
+    ids=["intent", "when", "not-readable"],
 )
 def test_in_doubt_says_what_to_do(record: Record | None, says: str) -> None:
     message = str(in_doubt(PINNED, record, None))
+    assert message.startswith("In doubt: ")
     assert says in message
     assert "not sent again unasked" in message
     for command in (f"adopt {PINNED} PREDICTION_ID", f"resubmit {PINNED}", f"abandon {PINNED}"):

@@ -36,7 +36,7 @@ from prefect_cometapi import (
 )
 from prefect_cometapi.ledger import Record
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.records import Claim, ServerRecords
+from prefect_cometapi.records import Claim, ServerRecords, open_ledger
 from prefect_cometapi.submission import Order, submit
 from tests.servers import closed_port
 
@@ -154,8 +154,9 @@ async def test_many_who_wait_for_one_prediction_cancel_it_once() -> None:
     with simulator.run(run_time=1000) as service:
         client, order = client_of(service), Order(MODEL, INPUT, scope=str(uuid4()))
         made = await submit(client, order)
+        records = open_ledger(client.settings.ledger)
         for _ in range(3):
-            await settlement.interrupt(client, made, Observer(), by_a_person=True)
+            await settlement.interrupt(client, records, made, Observer(), by_a_person=True)
         assert service.counts.cancels == 1
 
 

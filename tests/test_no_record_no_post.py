@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_cometapi import CometAPICredentials, lifecycle, portal, prefect_api
 from prefect_cometapi.errors import LedgerError, PredictionFailed, SubmissionInDoubt
 from prefect_cometapi.ledger import PREFIX, SCHEMA
+from prefect_cometapi.records import RecordStore
 from prefect_cometapi.simulator import Simulator
 from prefect_cometapi.submission import Order
 from tests.homes import LEDGER, Home, create
@@ -224,6 +225,12 @@ SPOILT: dict[str, object] = {
 }
 
 
+@pytest.fixture
+def _soon_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordStore, "torn_patience", 0.3)
+
+
+@pytest.mark.usefixtures("_soon_whole")
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_record_that_can_not_be_read_is_in_doubt(
     name: str, home: Home, scope: str, cometapi_simulator: Simulator

@@ -1,5 +1,5 @@
-"""Polls are rare but never late by more than a share; what failed is sent again later each time,
-never sooner than the service asked; and one 429 holds back everybody.
+"""What failed is sent again later each time, never sooner than the service asked; and one 429 holds
+back everybody.
 """
 
 import math
@@ -8,14 +8,9 @@ from random import Random
 import pytest
 
 from prefect_cometapi.pacing import (
-    JITTER,
-    POLL_MAX,
-    POLL_MIN,
-    POLL_SHARE,
     RETRY_FIRST,
     RETRY_MAX,
     Brake,
-    poll_delay,
     retry_delay,
 )
 
@@ -35,55 +30,6 @@ class Fixed(Random):
 
 def chance(seed: int) -> Random:
     return Random(seed)  # noqa: S311
-
-
-@pytest.mark.parametrize(
-    ("age", "pause"),
-    [
-        (-5.0, POLL_MIN),  # clocks of two machines differ
-        (0.0, POLL_MIN),
-        (POLL_MIN / POLL_SHARE, POLL_MIN),
-        (20.0, 2.0),
-        (60.0, 6.0),
-        (POLL_MAX / POLL_SHARE, POLL_MAX),
-        (3600.0, POLL_MAX),
-        (1e9, POLL_MAX),
-        (math.inf, POLL_MAX),
-    ],
-)
-def test_poll_delay(age: float, pause: float) -> None:
-    assert poll_delay(age, Fixed(0.5)) == pytest.approx(pause)
-    assert poll_delay(age, Fixed(0)) == pytest.approx(pause * (1 - JITTER))
-    assert poll_delay(age, Fixed(1)) == pytest.approx(pause * (1 + JITTER))
-
-
-@pytest.mark.parametrize(
-    ("age", "limits", "pause"),
-    [
-        pytest.param(100, {"share": 0.5, "longest": 80}, 50, id="share"),
-        pytest.param(1, {"shortest": 3}, 3, id="shortest"),
-        pytest.param(1000, {"longest": 4}, 4, id="longest"),
-        pytest.param(10, {"shortest": 20}, 20, id="shortest-above-longest-is-never-hasty"),
-    ],
-)
-def test_poll_limits(age: float, limits: dict[str, float], pause: float) -> None:
-    assert poll_delay(age, Fixed(0.5), **limits) == pytest.approx(pause)
-
-
-@pytest.mark.parametrize("run_time", [0.4, 3.0, 30.0, 120.0, 600.0])
-def test_a_completion_is_noticed_in_time_and_with_few_polls(run_time: float) -> None:
-    for seed in SEEDS:
-        random, age, polls = chance(seed), 0.0, 0
-        while age < run_time and polls <= 90:
-            age += poll_delay(age, random)
-            polls += 1
-        late = age - run_time
-        assert late <= max(POLL_MIN, POLL_SHARE * run_time) * (1 + JITTER)
-        assert polls <= 90, "every half second would be 1,200 for ten minutes"
-
-
-def test_predictions_created_together_are_not_polled_together() -> None:
-    assert len({poll_delay(10.0, chance(seed)) for seed in SEEDS}) > len(SEEDS) * 0.9
 
 
 @pytest.mark.parametrize(

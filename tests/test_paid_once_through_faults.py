@@ -22,7 +22,7 @@ def test_every_fault_of_every_request_has_its_share() -> None:
         assert own == pytest.approx(SHARE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fifth_of_all_requests_faulty_and_then_run_again(tmp_path: Path) -> None:
     out = tmp_path / "account.json"
     script = ROOT / "benchmarks" / "faults.py"

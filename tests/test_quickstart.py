@@ -9,20 +9,51 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from flows import quickstart as module
 from prefect_cometapi.simulator import Simulator
 from tests.processes import ROOT, python, wait_until, with_key
 
+SCRIPT = ROOT / "flows" / "quickstart.py"
 
+
+@dataclass
+class Ended:
+    """How the command has ended, and what it has said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+#: The command in this process: with its arguments, and what else the environment has.
+Quickstart = Callable[..., Ended]
+
+
+@pytest.fixture
 def quickstart(
-    environment: dict[str, str], *arguments: str, cwd: Path
-) -> subprocess.CompletedProcess[str]:
-    script = ROOT / "flows" / "quickstart.py"
-    return python(script, *arguments, env=environment, cwd=cwd, code=None, seconds=300)
+    prefect_server: None,
+    cometapi_simulator: Simulator,  # which sets the key and the address
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Quickstart:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        # What Prefect logs goes to the stream that there was when it was set up.
+        code = module.main(list(arguments))
+        return Ended(code, *capsys.readouterr())
+
+    return run
 
 
 def manifest(folder: Path) -> list[dict[str, object]]:
@@ -34,8 +65,7 @@ def manifest(folder: Path) -> list[dict[str, object]]:
 def test_without_a_key_it_says_so_and_draws_two_of_each_prompt(
     prefect_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = quickstart(prefect_environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = python(SCRIPT, env=prefect_environment, cwd=tmp_path, seconds=300)
     first = done.stdout.splitlines()[0]
     assert first == (
         "No COMETAPI_KEY is set: the simulator draws stand-ins for the pictures, for free."
@@ -59,15 +89,11 @@ def test_without_a_key_it_says_so_and_draws_two_of_each_prompt(
 
 
 def test_with_a_key_it_uses_the_service(
-    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+    quickstart: Quickstart, cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:
     prompts = tmp_path / "mine.txt"
     prompts.write_text('# mine\n\n  Ein Ährenfeld 🌾\n{"prompt": "B", "output_format": "png"}\n')
-    done = quickstart(
-        with_key(prefect_environment, cometapi_simulator),
-        *("--prompts", str(prompts), "--samples", "1", "--storage", "out"),
-        cwd=tmp_path,
-    )
+    done = quickstart("--prompts", str(prompts), "--samples", "1", "--storage", "out")
     assert done.returncode == 0, done.stderr
     assert "simulator" not in done.stdout
     rows = manifest(tmp_path / "out")
@@ -79,32 +105,42 @@ def test_with_a_key_it_uses_the_service(
 
 
 def test_what_fails_does_not_stop_the_rest_and_is_told(
-    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+    quickstart: Quickstart, cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:
     cometapi_simulator.script("prediction", ["failed"])
     prompts = tmp_path / "mine.txt"
     prompts.write_text("A\nB\nC\n")
-    done = quickstart(
-        with_key(prefect_environment, cometapi_simulator),
-        *("--prompts", str(prompts), "--samples", "1"),
-        cwd=tmp_path,
-    )
+    done = quickstart("--prompts", str(prompts), "--samples", "1")
     assert done.returncode == 1
     assert "1 of 3 pictures were not made." in done.stderr
     assert len(manifest(tmp_path / "pictures")) == 2
 
 
+def test_a_picture_that_is_tried_again_is_not_paid_for_again(
+    quickstart: Quickstart,
+    cometapi_simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "picture", module.picture.with_options(retry_delay_seconds=0))
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("A\nB\n")
+    cometapi_simulator.script("prediction", ["ok", "failed"])
+    cometapi_simulator.script("file", ["500"] * 4)
+    arguments = ("--prompts", str(prompts), "--samples", "1")
+    done = quickstart(*arguments, PREFECT_INTEGRATIONS_COMETAPI_DOWNLOAD_TIMEOUT="0.5")
+    assert "1 of 2 pictures were not made." in done.stderr
+    assert len(manifest(tmp_path / "pictures")) == 1
+    assert cometapi_simulator.counts.charged == 2  # nor is the one that has failed
+
+
 def test_it_goes_on_with_an_earlier_run_of_the_same_scope(
-    prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
+    quickstart: Quickstart, cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:
     prompts = tmp_path / "mine.txt"
     prompts.write_text("A\nA\n")  # equal lines are pictures of their own
     for run in ("first", "second"):
-        done = quickstart(
-            with_key(prefect_environment, cometapi_simulator),
-            *("--prompts", str(prompts), "--storage", run, "--scope", "tonight"),
-            cwd=tmp_path,
-        )
+        done = quickstart("--prompts", str(prompts), "--storage", run, "--scope", "tonight")
         assert done.returncode == 0, done.stderr
         assert f"Making 4 pictures at {cometapi_simulator.url}: this costs money." in done.stdout
     first, second = (
@@ -117,7 +153,9 @@ def test_it_goes_on_with_an_earlier_run_of_the_same_scope(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("server", ["a server", "Prefect's temporary server"])
+@pytest.mark.parametrize(
+    "server", ["Prefect's temporary server", pytest.param("a server", marks=pytest.mark.long)]
+)
 @pytest.mark.cometapi_simulator(run_time=3.0)
 def test_ctrl_c_says_how_to_go_on_without_paying_again(
     server: str, prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
@@ -144,7 +182,8 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, which tells all processes
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert cometapi_simulator.counts.cancels == 1
+    statuses = [each.status for each in cometapi_simulator.predictions.values()]
+    assert sorted(statuses) == ["canceled", "succeeded"]
     command = shlex.split(said.rpartition("To go on without paying twice")[2].partition(":")[2])
     assert command[0] == sys.executable
     done = python(*command[1:], env=environment, cwd=tmp_path)
@@ -174,7 +213,7 @@ def test_ctrl_c_says_how_to_go_on_without_paying_again(
 def test_bad_input_is_one_line_before_anything_is_sent(
     arguments: list[str],
     words: str,
-    prefect_environment: dict[str, str],
+    quickstart: Quickstart,
     cometapi_simulator: Simulator,
     tmp_path: Path,
 ) -> None:
@@ -183,7 +222,7 @@ def test_bad_input_is_one_line_before_anything_is_sent(
     (tmp_path / "broken.txt").write_text('A\n\n{"prompt": "B"\n')
     (tmp_path / "nan.txt").write_text('A\n{"prompt": "B", "seed": NaN}\n')
     (tmp_path / "bare.txt").write_text('{"seed": 1}\n')
-    done = quickstart(with_key(prefect_environment, cometapi_simulator), *arguments, cwd=tmp_path)
+    done = quickstart(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -200,16 +239,9 @@ def test_bad_input_is_one_line_before_anything_is_sent(
     ],
 )
 def test_a_bad_key_or_base_url_is_one_line_too(
-    key: str,
-    base_url: str | None,
-    words: str,
-    prefect_environment: dict[str, str],
-    tmp_path: Path,
+    key: str, base_url: str | None, words: str, quickstart: Quickstart
 ) -> None:
-    environment = {**prefect_environment, "COMETAPI_KEY": key}
-    if base_url:
-        environment["COMETAPI_BASE_URL"] = base_url
-    done = quickstart(environment, cwd=tmp_path)
+    done = quickstart(COMETAPI_KEY=key, COMETAPI_BASE_URL=base_url or "")
     assert done.returncode == 2
     assert words in done.stderr
     assert key not in done.stderr
@@ -220,14 +252,12 @@ def test_a_wrong_key_is_found_out_for_free(
     prefect_environment: dict[str, str], cometapi_simulator: Simulator, tmp_path: Path
 ) -> None:
     cometapi_simulator.script("query", ["401"])
-    done = quickstart(with_key(prefect_environment, cometapi_simulator), cwd=tmp_path)
-    assert done.returncode == 1
+    environment = with_key(prefect_environment, cometapi_simulator)
+    done = python(SCRIPT, env=environment, cwd=tmp_path, code=1)
     assert "The API key is missing or wrong" in done.stderr
     assert "Traceback" not in done.stderr
     assert cometapi_simulator.counts.creates == 0
 
 
-def test_help_says_what_it_costs(prefect_environment: dict[str, str], tmp_path: Path) -> None:
-    done = quickstart(prefect_environment, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "costs money" in done.stdout
+def test_help_says_what_it_costs(tmp_path: Path) -> None:
+    assert "costs money" in python(SCRIPT, "--help", cwd=tmp_path).stdout

@@ -55,7 +55,7 @@ def test_defaults() -> None:
     found = load_settings()
     assert key_of(found) is None
     assert found.base_url == DEFAULT_API_ROOT
-    assert found.max_whole_bytes < found.max_file_bytes == 256 * MIB
+    assert found.max_whole_bytes < found.max_file_bytes == 512 * MIB
     assert 0 < found.poll_min < found.poll_max
     assert found.query_timeout < 45, "queries have been seen to hang for longer"
 
@@ -114,6 +114,7 @@ def test_environment(
 NUMBERS: dict[str, float] = {
     "connect_timeout": 3.5,
     "create_timeout": 3.5,
+    "chat_timeout": 3.5,
     "query_timeout": 3.5,
     "download_timeout": 3.5,
     "submit_timeout": 3.5,
@@ -130,7 +131,20 @@ NUMBERS: dict[str, float] = {
 
 
 def test_every_setting_is_in_a_table_here() -> None:
-    others = {"api_key", "base_url", "delivery_hosts", "ledger", "prices"}
+    others = {
+        "api_key",
+        "artifacts",
+        "assets",
+        "events",
+        "base_url",
+        "delivery_hosts",
+        "ledger",
+        "model_logs",
+        "prices",
+        "prompts",
+        "remember_pace",
+        "thumbnails",
+    }
     assert set(CometAPISettings.model_fields) == others | set(NUMBERS)
 
 
@@ -266,6 +280,12 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(
     with pytest.raises(ConfigurationError, match="api_key: ") as caught:
         settings(monkeypatch, COMETAPI_KEY=BAD_KEYS[name])
     assert "hunter2" not in says(caught.value)
+
+
+@pytest.mark.parametrize("mask", ["********", "**********"])
+def test_what_prefect_shows_in_place_of_a_key_is_no_key(mask: str) -> None:
+    with pytest.raises(ConfigurationError, match="choose them again"):
+        clean_api_key(mask)
 
 
 @pytest.mark.parametrize("value", ["['hunter2']", "true", "5"])

@@ -45,12 +45,24 @@ def test_everything_went_as_wrong_as_it_should(happened: Happened) -> None:
     ended = {f"prediction.endless left {name}" for name in ("env", "block")}
     assert ended <= happened.api.canceled, "by the hook"
     assert (processes["block"].folder / "work/ledger").is_dir()
+    for name in ("env", "block"):  # what tells where files come from is searched as well
+        assert list(processes[name].folder.rglob("*.provenance.json"))
+        assert list(processes[name].folder.rglob("summary-*.json"))
+
+
+def test_the_events_of_predictions_are_searched(happened: Happened) -> None:
+    names = ("created", "succeeded", "saved", "failed", "canceled", "in-doubt", "not-saved")
+    told = {f"cometapi.prediction.{name}" for name in names} | {"cometapi.batch.finished"}
+    for place in ("shown by Prefect: events", "table events"):
+        seen = happened.places[place].decode("utf-8", "replace")
+        assert {name for name in told if name not in seen} == set()
 
 
 def test_the_api_is_sent_the_key_in_one_header(happened: Happened) -> None:
     requests = happened.api.server.requests
     calls = [each for each in requests if not each.target.startswith("/files")]
     assert len(calls) > 60
+    assert len([each for each in calls if each.target.startswith("/v1/chat/")]) > 15
     assert all(each.raw.lower().count(b"authorization:") == 1 for each in calls)
     sent = {each.headers["authorization"].removeprefix("Bearer ") for each in calls}
     assert sent == {*KEYS.values(), f"sk-cnr-{CANARY}"}

@@ -21,6 +21,7 @@ from tests.leaks.recorder import Sent, recording
 from tests.leaks.search import (
     CANARY,
     MARK,
+    PROMPT,
     REFUSED,
     SIGNATURE,
     SPELLINGS,
@@ -63,7 +64,7 @@ def test_it_finds_what_prefect_stores(packed: Callable[[bytes], bytes], before: 
 
 
 def test_it_finds_nothing_in_nothing() -> None:
-    assert search(noise(1_000_000)) == {m: {} for m in (MARK, REFUSED, CANARY, SIGNATURE)}
+    assert search(noise(1_000_000)) == {m: {} for m in (MARK, REFUSED, CANARY, SIGNATURE, PROMPT)}
 
 
 def test_it_finds_what_a_database_tears_apart(tmp_path: Path) -> None:

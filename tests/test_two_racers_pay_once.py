@@ -229,7 +229,13 @@ def grow_old(scope: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("racers", "answers_lost"), [(2, 1), (1, 1000)], ids=["once", "each-time"])
+@pytest.mark.parametrize(
+    ("racers", "answers_lost"),
+    [
+        pytest.param(2, 1, id="once"),
+        pytest.param(1, 1000, id="each-time", marks=pytest.mark.long),
+    ],
+)
 def test_the_answer_to_a_claim_is_lost(
     racers: int,
     answers_lost: int,

@@ -16,7 +16,15 @@ from prefect_cometapi import (
     Record,
     Standing,
 )
-from prefect_cometapi.decisions import adoption, entry_of, mismatch, objection, prunable, what_to_do
+from prefect_cometapi.decisions import (
+    adoption,
+    entry_of,
+    mismatch,
+    objection,
+    prunable,
+    told_apart,
+    what_to_do,
+)
 from tests.servers import MODEL
 
 SENT = datetime(2026, 3, 12, 11, 27, 18, tzinfo=UTC)
@@ -114,7 +122,7 @@ def test_attempts_at_one_request_are_pruned_together() -> None:
     def entry(key: str, record: Record | None) -> LedgerEntry:
         return entry_of(key, record, "s", now, WAIT)
 
-    again = INTENT.model_copy(update={"attempt": 2})
+    again = INTENT.model_copy(update={"attempt": 2, "first": "first"})
     first = entry("first", INTENT.ended(Outcome.RESUBMITTED))
     other = entry("other", PAID.model_copy(update={"sample": 1}).ended(Outcome.SAVED))
     saved = entry("second", again.ended(Outcome.SAVED))
@@ -125,3 +133,17 @@ def test_attempts_at_one_request_are_pruned_together() -> None:
     assert prunable([first, young, other], now, week) == [other]
     assert prunable([first, doubtful, other, torn], now, week) == [other]
     assert prunable([first, doubtful, torn], now, week, True) == [first, doubtful, torn]
+
+
+def test_what_was_made_again_needs_nobody() -> None:
+    now = SENT + timedelta(days=30)
+    failed = PAID.ended(Outcome.FAILED)
+    again = failed.model_copy(update={"attempt": 2, "first": "first"})
+    records = {"first": failed, "second": again, "alike": failed}
+    entries = told_apart(entry_of(key, record, "s", now, WAIT) for key, record in records.items())
+    assert [entry.state for entry in entries] == ["failed, made again", "failed", "failed"]
+    replaced, latest, _ = entries
+    assert what_to_do(replaced, WAIT) == ""
+    assert "resubmit second" in what_to_do(latest, WAIT)
+    assert "later attempt" in objection(Outcome.RESUBMITTED, replaced, WAIT)
+    assert objection(Outcome.RESUBMITTED, latest, WAIT) == ""

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from prefect_cometapi.client import MAX_REPLY_BYTES
 from prefect_cometapi.errors import AccountError, PredictionNotFound, UnknownOutcome
+from prefect_cometapi.sending import MAX_REPLY_BYTES
 from prefect_cometapi.simulator import FAULTS, Simulator
 from tests.servers import BOAT, ID, MODEL, Answer, client_for, client_of, configure, serve
 

@@ -49,6 +49,19 @@ async def test_one_429_holds_back_every_other_request() -> None:
         assert query - refused >= 0.95
 
 
+async def test_completions_are_noticed_while_creates_are_refused_for_long() -> None:
+    with simulator.run(retry_after=30.0) as sim:
+        client = client_of(sim)
+        created = await client.acreate_prediction(MODEL, BOAT)
+        sim.script("create", ["429-seconds"])
+        slow = asyncio.create_task(client.acreate_prediction(MODEL, BOAT))
+        await until(lambda: bool(sim.counts.by_status.get(429)))
+        async with asyncio.timeout(20):
+            await client.aget_prediction(created.id)
+        assert sim.counts.creates == 2
+        slow.cancel()
+
+
 async def test_a_429_holds_back_the_requests_that_wait_at_the_gate_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

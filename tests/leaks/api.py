@@ -53,6 +53,9 @@ class Front:
             if f"{operation} {found[1]}" in self._spoilt:
                 case = ""  # once is enough
             self._spoilt.add(f"{operation} {found[1]}")
+        elif path == "/v1/chat/completions":
+            words = json.loads(request.body)["messages"][-1]["content"]
+            case, operation = words.partition("Brief: ")[2].split()[0], "chat"
         elif path.startswith("/files/"):
             case, operation = parse_qs(urlsplit(request.target).query).get("case", [""])[0], "file"
         if case.startswith(f"{operation}-repeats-"):

@@ -34,10 +34,12 @@ from prefect_cometapi import (
     collect_predictions,
     create_prediction,
     generate,
+    generate_prompts,
     get_prediction,
     list_records,
     poll_prediction,
     portal,
+    run_predictions,
     save_outputs,
 )
 from prefect_cometapi.__main__ import main as command
@@ -116,13 +118,18 @@ def below(credentials: CometAPICredentials, job: PredictionJob) -> Any:
 def gallery(credentials: CometAPICredentials, job: PredictionJob, files: str) -> Any:
     print(credentials, repr(credentials), credentials.model_dump_json(), job, vars(credentials))
     mine = os.environ["RUN_NAME"]
-    generate(credentials, MODEL, picture("plain"), files)
+    generate(credentials, MODEL, picture("plain"), files, provenance=True)
     made: Any = create_prediction.submit(credentials, MODEL, picture("plain"), sample=1)
     polled: Any = poll_prediction.submit(credentials, made)
-    save_outputs.submit(credentials, polled, files, prefix="own").result()
+    save_outputs.submit(credentials, polled, files, prefix="own", provenance=True).result()
     inputs = [picture(f"plain {number}") for number in range(2)]
     generate.map(unmapped(credentials), MODEL, inputs, files).result()
     get_prediction(credentials, made.result())
+    for brief in ("chat-repeats-401", "chat-repeats-500", "chat.refusal", "plain"):
+        attempt(partial(generate_prompts, credentials, f"{brief} boats", 2, storage=files))
+    prompts = ("plain batch", "prediction.failed batch", "create-repeats-500 batch")
+    batch = partial(run_predictions, credentials, MODEL, list(map(picture, prompts)), files)
+    attempt(partial(batch, events="all"))
     for prompt in CREATES[mine]:
         attempt(partial(create_prediction, credentials, MODEL, picture(prompt)))
     later = [
@@ -195,7 +202,10 @@ async def async_gallery(
 ) -> None:
     prompts = ("plain async", "query.502 async", "create-repeats-401 async", "file.403 async")
     made = await asyncio.gather(
-        *(agenerate(credentials, MODEL, picture(prompt), files) for prompt in prompts),
+        *(
+            agenerate(credentials, MODEL, picture(prompt), files, provenance=True)
+            for prompt in prompts
+        ),
         return_exceptions=True,
     )
     for each in made:

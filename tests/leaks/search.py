@@ -22,6 +22,9 @@ CANARY = "cAnArY5gT8yNb1Xe0PdWk4Mj7UvRs2Lh"
 #: What the URLs of outputs are signed with.
 SIGNATURE = "sIgNeD3kV9pQz6Wf1HcXt0Lm8RyBj5Gu"
 
+#: What a prompt holds that is not to be repeated.
+PROMPT = "pRoMpT8kQz3Lw6Xr9TbVn2Yc4HsUf7Jd"
+
 #: A part of this length is a find. Any 16 characters in a row hold one of those looked for.
 PART, STEP = 12, 5
 
@@ -58,7 +61,7 @@ def _patterns(mark: str) -> dict[bytes, str]:
     }
 
 
-_PATTERNS = {mark: _patterns(mark) for mark in (MARK, REFUSED, CANARY, SIGNATURE)}
+_PATTERNS = {mark: _patterns(mark) for mark in (MARK, REFUSED, CANARY, SIGNATURE, PROMPT)}
 #: Line breaks as they are and inside of JSON, once and twice: Prefect breaks base64 into lines.
 _BREAKS = re.compile(rb"\r|\n|(?:\\)+[rn]")
 #: How base64 of compressed data begins: xz, gzip, bzip2, zlib.

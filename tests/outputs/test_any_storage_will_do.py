@@ -67,6 +67,13 @@ async def test_a_remote_file_system() -> None:
     assert await block.aread_path(f"day/{ID}-0.png") == PNG
 
 
+async def test_a_location_holds_no_password() -> None:
+    block = RemoteFileSystem(basepath="memory://someone:sec/ret@bucket/below")
+    with serve(picture) as server:
+        (saved,) = await save(server, block)
+    assert saved.location == f"memory://bucket/below/{ID}-0.png"
+
+
 @pytest.mark.parametrize("kind", [AsyncObjects, SyncObjects, ObjectsAndFiles])
 async def test_an_object_storage_block(kind: type[Objects]) -> None:
     block = kind()

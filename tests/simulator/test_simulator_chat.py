@@ -38,6 +38,10 @@ def test_json_object() -> None:
     assert len(json.loads(ask("tea", response_format=form))["prompts"]) == 3
 
 
+def test_json_that_is_asked_for_in_words_alone() -> None:
+    assert len(json.loads(ask('Give 4 as {"ideas": [...]} about tea'))["ideas"]) == 4
+
+
 SCHEMAS: list[dict[str, Any]] = [
     {
         "type": "object",

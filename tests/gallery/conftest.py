@@ -1,0 +1,14 @@
+"""The flows of `flows/` at work on the simulator, without waits that only politeness needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_cometapi import journal
+from tests.servers import configure
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch, prefect_server: None) -> None:
+    configure(monkeypatch, poll_min=0.05, reconnect_timeout=0.3)
+    monkeypatch.setattr(journal, "LINGER", 0.02)
