@@ -1,7 +1,6 @@
 """Every public name of the package; `prefect_cometapi` itself imports this on first use."""
 
 from prefect_cometapi.asset_keys import as_key as asset_key
-from prefect_cometapi.batch_calls import read_manifest, read_summary
 from prefect_cometapi.batch_models import (
     BatchItem,
     BatchResult,
@@ -56,6 +55,7 @@ from prefect_cometapi.hooks import cancel_predictions
 from prefect_cometapi.input_files import ainput_file, input_file
 from prefect_cometapi.jobs import PredictionJob, PredictionRun
 from prefect_cometapi.ledger import Outcome, Record, Standing
+from prefect_cometapi.manifests import read_manifest, read_summary
 from prefect_cometapi.models import (
     Cancellation,
     Generation,
@@ -75,6 +75,7 @@ from prefect_cometapi.operations import (
     prune_records,
     resubmit_predictions,
 )
+from prefect_cometapi.orders import check_request
 from prefect_cometapi.prefect_api import start_temporary_server
 from prefect_cometapi.prompt_tasks import agenerate_prompts, generate_prompts
 from prefect_cometapi.prompts import combinations, fill_template
@@ -83,7 +84,6 @@ from prefect_cometapi.records import folder_of
 from prefect_cometapi.settings import CometAPISettings, load_settings
 from prefect_cometapi.shards import asplit_scope, split_scope
 from prefect_cometapi.storage import acheck_storage, awrite_text, check_storage, write_text
-from prefect_cometapi.submission import check_request
 from prefect_cometapi.tasks import (
     acancel_prediction,
     acreate_prediction,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from prefect_cometapi.batch_models import (
 from prefect_cometapi.errors import InvalidInput, StorageError
 from prefect_cometapi.journal import Journal
 from prefect_cometapi.making import Making
-from prefect_cometapi.submission import Order
+from prefect_cometapi.orders import Order
 from prefect_cometapi.workshop import Workshop, check_plain
 
 #: How many predictions the service is asked to cancel at once when a person stops a batch.
@@ -217,12 +216,7 @@ class Batch:
         self.tally.left_running = len(running)
         if not by_a_person:
             if running:
-                self.shop.observer.trouble(
-                    f"Interrupted while {len(running):,} predictions are running. They are not "
-                    "canceled, because nobody asked to stop this run: a retry goes on with them, "
-                    "and `python -m prefect_cometapi ledger collect` saves them while the service "
-                    "has them."
-                )
+                self.shop.observer.trouble(batch_rules.interrupted(len(running)))
             return
         turns = asyncio.Semaphore(CANCELS)
 
@@ -241,22 +235,9 @@ class Batch:
             done = sum(task.done() for task in asked)
             for task in asked:
                 task.cancel()
-            self._tell_of_cancels(done, len(asked))
-
-    def _tell_of_cancels(self, done: int, running: int) -> None:
-        if not running:
-            return
-        message = (
-            f"A person has stopped this run: the service was asked to cancel {done:,} of the "
-            f"{running:,} predictions that were running. What it canceled is made again, at a new "
-            "price, when the scope is run again."
-        )
-        if left := running - done:
-            message += (
-                f" There was no time for {left:,}: they go on and are billed. `python -m "
-                f"prefect_cometapi ledger list --scope {shlex.quote(self.options.scope)} --unsaved`"
-            )
-        self.shop.observer.trouble(message)
+            if asked:
+                said = batch_rules.stopped_by_a_person(done, len(asked), self.options.scope)
+                self.shop.observer.trouble(said)
 
     @property
     def _no_more(self) -> bool:

@@ -26,19 +26,17 @@ from dataclasses import dataclass, replace
 import anyio
 from prefect.context import TaskRunContext
 
-from prefect_cometapi import portal, stops, submission
+from prefect_cometapi import orders, portal, stops
 from prefect_cometapi.batch import Batch, End, Offered
 from prefect_cometapi.batch_models import BatchItem, BatchResult, Input, PredictionRequest
 from prefect_cometapi.batch_records import default_ledger, held_journal, read_journal
 from prefect_cometapi.batch_rules import LOCAL_MOST, Budget, check_count, ending
 from prefect_cometapi.client import CometAPIClient
-from prefect_cometapi.errors import CometAPIError, InvalidInput, StorageError
-from prefect_cometapi.journal import summary_of
+from prefect_cometapi.errors import CometAPIError, InvalidInput
 from prefect_cometapi.lifecycle import check_attempts, check_timeout
 from prefect_cometapi.limits import open_limit
 from prefect_cometapi.prefect_api import current_scope, deployment_id, lineage
 from prefect_cometapi.provenance_files import circumstances_here
-from prefect_cometapi.settings import load_settings
 from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
 from prefect_cometapi.stores import Folder
 from prefect_cometapi.tally import BatchObserver, BatchOptions
@@ -77,8 +75,8 @@ class BatchCall:
             InvalidInput: Says what.
         """
         options = self.options
-        submission.check_request(options.model, {}, scope=self.scope)
-        submission.check_choice("on_in_doubt", options.on_in_doubt, ("raise", "resubmit"))
+        orders.check_request(options.model, {}, scope=self.scope)
+        orders.check_choice("on_in_doubt", options.on_in_doubt, ("raise", "resubmit"))
         check_attempts(options.attempts)
         check_timeout(options.prediction_timeout, options.on_timeout)
         if options.batch_timeout is not None:
@@ -359,49 +357,3 @@ async def _feed(batch: OpenBatch, inputs: Inputs) -> None:
             raise
         end = End(RuntimeError("reading them was canceled from within"))
     await batch.offer(end)
-
-
-def read_manifest(
-    storage: Storage | None, manifest: str, *, ledger: Storage | None = None
-) -> Iterator[BatchItem]:
-    """The items of a batch, from its manifest, which is where its records are.
-
-    Args:
-        storage: The storage of the batch.
-        manifest: The manifest's name; `BatchResult.manifest`.
-        ledger: The ledger of the batch, where it was given one.
-
-    Raises:
-        StorageError: It could not be read, or is not there.
-    """
-    content = portal.call(_read_file, storage, manifest, ledger)
-    for line in content.decode().split("\n"):
-        if line:
-            yield BatchItem.model_validate_json(line)
-
-
-def read_summary(
-    storage: Storage | None, manifest: str, *, ledger: Storage | None = None
-) -> BatchResult:
-    """What became of a batch, without its items: from the file beside its manifest.
-
-    Args:
-        storage: The storage of the batch; see `read_manifest`, also for the rest.
-        manifest: The manifest's name.
-        ledger: The ledger of the batch.
-
-    Raises:
-        StorageError: It could not be read, or is not there.
-    """
-    content = portal.call(_read_file, storage, summary_of(manifest), ledger)
-    return BatchResult.model_validate_json(content)
-
-
-async def _read_file(storage: Storage | None, name: str, ledger: Storage | None) -> bytes:
-    """A file that a batch keeps beside its records."""
-    place = default_ledger(storage, load_settings()) if ledger is None else ledger
-    store = await open_storage(place)
-    content = await store.read(name)
-    if content is None:
-        raise StorageError(f"There is no file {name} in the {store}.")
-    return content

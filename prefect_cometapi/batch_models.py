@@ -163,12 +163,14 @@ class BatchItem(_Data):
     """What became of one item."""
 
     number: int = Field(description="Its place among the inputs, from 0.")
-    status: ItemStatus
-    model: str
-    key: str | None = None
-    sample: int = 0
-    labels: dict[str, Any] = Field(default_factory=dict)
-    origin: dict[str, Any] = Field(default_factory=dict)
+    status: ItemStatus = Field(description="How it ended.")
+    model: str = Field(description="Its model, as `owner/name`.")
+    key: str | None = Field(default=None, description="Your own name for it, where it has one.")
+    sample: int = Field(default=0, description="Which one of equal items it is, from 0.")
+    labels: dict[str, Any] = Field(default_factory=dict, description="As its request had them.")
+    origin: dict[str, Any] = Field(
+        default_factory=dict, description="Where its input came from, without secrets."
+    )
     excerpt: str = Field(default="", description="The beginning of the prompt, for people.")
     prediction_id: str | None = None
     record_key: str | None = Field(default=None, description="Its record in the ledger.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -296,7 +297,7 @@ def ending(result: BatchResult, allowed: float | None) -> BatchFailed | None:
     for item in result.failures:
         of = f" (record {item.record_key})" if item.record_key else ""
         of = f" (prediction {item.prediction_id})" if item.prediction_id else of
-        why = shortened(item.error, TOLD_LENGTH)
+        why = shortened(item.reason or item.error, TOLD_LENGTH)
         said = why.lower().startswith(f"{item.status}:")
         lines.append(f"- {item.what}{of}: {why if said else f'{item.status}. {why}'}")
     if (more := result.failed - len(result.failures)) > 0:
@@ -307,7 +308,7 @@ def ending(result: BatchResult, allowed: float | None) -> BatchFailed | None:
 
 def ways_out(result: BatchResult) -> list[str]:
     """What a person can do now, a sentence each."""
-    command, scope = "python -m prefect_cometapi ledger", f"--scope {quoted(result.scope)}"
+    command, scope = "python -m prefect_cometapi ledger", f"--scope {shlex.quote(result.scope)}"
     ways = []
     if result.count(ItemStatus.IN_DOUBT):
         ways.append(
@@ -333,9 +334,28 @@ def ways_out(result: BatchResult) -> list[str]:
     return ways
 
 
-def quoted(text: str) -> str:
-    """Text as one word of a shell command."""
-    return "'" + text.replace("'", "'\"'\"'") + "'"
+def interrupted(running: int) -> str:
+    """What becomes of predictions that run while their batch is stopped by no person."""
+    return (
+        f"Interrupted while {running:,} predictions are running. They are not canceled, because "
+        "nobody asked to stop this run: a retry goes on with them, and `python -m prefect_cometapi "
+        "ledger collect` saves them while the service has them."
+    )
+
+
+def stopped_by_a_person(asked: int, running: int, scope: str) -> str:
+    """What becomes of them where a person has stopped it, and some could be asked to cancel."""
+    message = (
+        f"A person has stopped this run: the service was asked to cancel {asked:,} of the "
+        f"{running:,} predictions that were running. What it canceled is made again, at a new "
+        "price, when the scope is run again."
+    )
+    if left := running - asked:
+        message += (
+            f" There was no time for {left:,}: they go on and are billed. `python -m "
+            f"prefect_cometapi ledger list --scope {shlex.quote(scope)} --unsaved`"
+        )
+    return message
 
 
 def quantile(values: list[float], share: float) -> float | None:

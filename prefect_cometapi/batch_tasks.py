@@ -18,9 +18,9 @@ from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.events import WhichEvents
 from prefect_cometapi.lifecycle import OnTimeout
 from prefect_cometapi.lineage import Sources
+from prefect_cometapi.orders import OnInDoubt
 from prefect_cometapi.reports import of_batch
 from prefect_cometapi.storage import Storage
-from prefect_cometapi.submission import OnInDoubt
 from prefect_cometapi.tally import BatchOptions
 from prefect_cometapi.tasks import client_for, run_name
 

@@ -33,6 +33,8 @@ MANY = 100
 #: The latest events of predictions, which the next one of each says that it follows.
 _latest: OrderedDict[str, Event] = OrderedDict()
 _LATEST = 1000
+#: Of so many changes it is remembered that they were told: of all that are going on at once.
+_TOLD = 100_000
 
 
 def send(notice: Notice, run: Sequence[Mapping[str, str]] = ()) -> None:
@@ -82,7 +84,7 @@ class PredictionEvents(Observer):
         run: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self._prices, self._changes, self._most, self._run = prices, changes, most, run
-        self._told, self._counts = set[UUID | None](), Counter[Change]()
+        self._told, self._counts = dict[UUID | None, None](), Counter[Change]()
         self.batch: str | None = None
 
     def tell(self, change: Change, about: Callable[[], Subject], **details: Any) -> None:
@@ -101,7 +103,9 @@ class PredictionEvents(Observer):
             canceled = events.id_of(Change.CANCELED, subject)
             if notice.id in self._told or (change is Change.NOT_SAVED and canceled in self._told):
                 return
-            self._told.add(notice.id)
+            self._told[notice.id] = None
+            if len(self._told) > _TOLD:
+                del self._told[next(iter(self._told))]
             self._counts[change] += 1
             if self._most is None or self._counts[change] <= self._most:
                 send(notice, self._run)
@@ -217,7 +221,7 @@ class BatchEvents(BatchObserver):
         now = item.ended_at is not None and item.ended_at >= self._since  # not in an earlier run
         if change is not None and now and not self._dry:
             about = partial(events.of_item, item, self._scope)
-            self._predictions.tell(change, about, reason=item.error, error_type=item.error_type)
+            self._predictions.tell(change, about, reason=item.reason, error_type=item.error_type)
 
     async def finished(self, result: BatchResult, tally: Tally) -> None:
         """It is over."""

@@ -12,9 +12,9 @@ from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.lifecycle import OnTimeout
 from prefect_cometapi.lineage import Sources
 from prefect_cometapi.models import Generation
+from prefect_cometapi.orders import OnInDoubt
 from prefect_cometapi.reports import of_saving
 from prefect_cometapi.storage import Storage
-from prefect_cometapi.submission import OnInDoubt
 from prefect_cometapi.tasks import client_for, order_for, run_name
 
 

@@ -18,13 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_cometapi import lifecycle, portal, submission
+from prefect_cometapi import lifecycle, orders, portal, submission
 from prefect_cometapi.credentials import DOCUMENTATION_URL, LOGO_URL, CometAPICredentials
 from prefect_cometapi.models import Generation, Prediction
+from prefect_cometapi.orders import OnInDoubt, Order
 from prefect_cometapi.reports import of_prediction, of_saving
 from prefect_cometapi.settings import forgetting_inputs
 from prefect_cometapi.storage import check_prefix, check_writable
-from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_model
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ class PredictionJob(_Job):
             StorageError: The storage can not be written to; nothing was sent.
             CometAPIError: Whatever `create_prediction` raises.
         """
-        submission.check_request(self.model, input or {}, sample)
+        orders.check_request(self.model, input or {}, sample)
         order = Order(
             model=self.model,
             input=self.input | (input or {}),

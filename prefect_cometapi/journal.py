@@ -198,7 +198,7 @@ class Journal(RecordStore):
         Raises:
             StorageError: It was not taken.
         """
-        await self.store_of_files.write(summary_of(manifest), summary.encode("utf-8", "replace"))
+        await self.store_of_files.write(summary_name(manifest), summary.encode("utf-8", "replace"))
 
     async def close(self) -> None:
         """Write what is left, and let go; trouble is told to those who wait for their lines."""
@@ -309,7 +309,7 @@ class Journal(RecordStore):
 async def _at_once() -> None: ...
 
 
-def summary_of(manifest: str) -> str:
+def summary_name(manifest: str) -> str:
     """The name of the file beside a manifest that has the numbers of its batch."""
     folder, slash, name = manifest.rpartition("/")
     return f"{folder}{slash}{name.replace('manifest-', 'summary-').removesuffix('.jsonl')}.json"

@@ -24,11 +24,12 @@ from prefect_cometapi.failures import Call, Step, is_trouble, next_step
 from prefect_cometapi.ledger import Outcome
 from prefect_cometapi.models import Cancellation, Generation, Prediction, SavedFile
 from prefect_cometapi.observer import Observer, told_when_over
+from prefect_cometapi.orders import Order, check_choice
 from prefect_cometapi.portal import on_background_loop
 from prefect_cometapi.provenance_files import circumstances_here
 from prefect_cometapi.records import RecordStore, open_ledger
 from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
-from prefect_cometapi.submission import Order, check_choice, submit
+from prefect_cometapi.submission import submit
 
 #: What happens to a prediction at the deadline: it goes on, or the service is asked to cancel it.
 OnTimeout = Literal["leave", "cancel"]

@@ -24,9 +24,10 @@ from prefect_cometapi.ledger import Outcome, Record, excerpt_of, record_key
 from prefect_cometapi.lifecycle import Waiting
 from prefect_cometapi.models import Cancellation, Prediction, SavedFile
 from prefect_cometapi.observer import Observers
+from prefect_cometapi.orders import Order
 from prefect_cometapi.provenance import Circumstances
 from prefect_cometapi.provenance_files import write_beside
-from prefect_cometapi.submission import Order, Submission
+from prefect_cometapi.submission import Submission
 from prefect_cometapi.workshop import Workshop
 
 #: How a prediction ended that is made again where the caller wants what failed to be.

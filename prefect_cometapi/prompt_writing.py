@@ -28,6 +28,7 @@ from prefect_cometapi.errors import (
 )
 from prefect_cometapi.holdings import PROMPTS_TAG, Place
 from prefect_cometapi.lease import Lease
+from prefect_cometapi.orders import check_request
 from prefect_cometapi.portal import on_background_loop, uninterrupted
 from prefect_cometapi.prefect_api import current_scope, deployment_id
 from prefect_cometapi.prompt_rules import (
@@ -48,7 +49,6 @@ from prefect_cometapi.redaction import beginning
 from prefect_cometapi.settings import CometAPISettings
 from prefect_cometapi.storage import BLOCK_SCHEME, Storage, check_writable, open_storage
 from prefect_cometapi.stores import Folder, Store
-from prefect_cometapi.submission import check_request
 
 Log = Logger | LoggerAdapter[Logger]
 

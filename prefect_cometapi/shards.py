@@ -18,8 +18,8 @@ from prefect_cometapi.batch_models import Shard
 from prefect_cometapi.batch_rules import check_count
 from prefect_cometapi.errors import InvalidInput, LedgerError
 from prefect_cometapi.holdings import SCOPE, TAG, Holding, as_ledger_error, read, variable_name
+from prefect_cometapi.orders import check_request
 from prefect_cometapi.prefect_api import ask, current_scope
-from prefect_cometapi.submission import check_request
 
 #: Some model, for a check of the scope alone.
 _ANY_MODEL = "any/model"

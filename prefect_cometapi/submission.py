@@ -7,17 +7,14 @@ import functools
 import itertools
 import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
 
-from prefect_cometapi import ledger, settlement, stops, urls, wire
+from prefect_cometapi import ledger, settlement, stops
 from prefect_cometapi.client import CometAPIClient
 from prefect_cometapi.errors import (
     AccountError,
-    InvalidInput,
     LedgerError,
     RequestError,
     SubmissionInDoubt,
@@ -27,13 +24,11 @@ from prefect_cometapi.failures import Call, Step, next_step
 from prefect_cometapi.ledger import Outcome, Record, Standing
 from prefect_cometapi.models import Prediction
 from prefect_cometapi.observer import Observer
+from prefect_cometapi.orders import Order
 from prefect_cometapi.portal import interruption_waits, on_background_loop
 from prefect_cometapi.prefect_api import CALL_TIMEOUT, current_scope, lineage
 from prefect_cometapi.records import Claim, ClaimTaken, RecordStore, open_ledger
 from prefect_cometapi.settings import CometAPISettings
-
-#: What to do about a create whose outcome nobody knows.
-OnInDoubt = Literal["raise", "resubmit"]
 
 #: How often, in seconds, a record is looked at while another process is submitting it.
 CLAIM_PAUSE = 0.5
@@ -43,87 +38,6 @@ KEEP_TIMEOUT = 90.0
 RELEASE_TIMEOUT = 15.0
 #: The longest pause between two of those tries, in seconds.
 KEEP_PAUSE = 5.0
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be created once.
-
-    Attributes:
-        model: The model, as `owner/name`.
-        input: Its parameters.
-        sample: Tells equal requests of one scope apart.
-        key: The caller's own name for the request, in place of the input.
-        scope: What shares predictions; None stands for the root flow run.
-        on_in_doubt: What to do about a create whose outcome is unknown.
-        credentials: Name of the saved credentials block, for whoever has to cancel it later.
-    """
-
-    model: str
-    input: Mapping[str, Any]
-    sample: int = 0
-    key: str | None = None
-    scope: str | None = None
-    on_in_doubt: OnInDoubt = "raise"
-    credentials: str | None = None
-
-    def check(self) -> None:
-        """Refuse what can not be right, before anything is sent.
-
-        Raises:
-            InvalidInput: Says what.
-        """
-        check_request(self.model, self.input, self.sample, self.scope, self.key)
-        check_choice("on_in_doubt", self.on_in_doubt, ("raise", "resubmit"))
-
-
-def check_request(
-    model: str,
-    input: Mapping[str, Any],
-    sample: int = 0,
-    scope: str | None = None,
-    key: str | None = None,
-) -> None:
-    """Refuse what can not be right, before anything is sent.
-
-    Raises:
-        InvalidInput: Says what.
-    """
-    urls.check_model(model)
-    wire.encode_create(input)
-    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-        raise InvalidInput(f"sample is {sample!r}; it counts 0, 1, 2, … Nothing was sent.")
-    for name, text, example in (
-        ("scope", scope, 'a date as "2026-11-22"'),
-        ("key", key, 'a row\'s id as "product-4711"'),
-    ):
-        if text is not None and not (
-            isinstance(text, str) and 0 < len(text.strip()) <= 200 and _is_whole(text)
-        ):
-            raise InvalidInput(
-                f"{name} is {text!r:.80}; it is a text of up to 200 characters, such as {example}. "
-                "Nothing was sent."
-            )
-
-
-def _is_whole(text: str) -> bool:
-    """False for half a surrogate pair, such as a cut emoji, which nothing can store."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is none of the choices.
-
-    Raises:
-        InvalidInput: Says which there are.
-    """
-    if value not in choices:
-        words = " or ".join(repr(choice) for choice in choices)
-        raise InvalidInput(f"{name} is {value!r:.80}; it is {words}. Nothing was sent.")
 
 
 def patience(settings: CometAPISettings) -> timedelta:

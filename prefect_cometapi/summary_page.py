@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 
 from prefect_cometapi import markup
@@ -13,7 +14,7 @@ from prefect_cometapi.batch_models import (
     ItemStatus,
     Spread,
 )
-from prefect_cometapi.batch_rules import quoted, ways_out
+from prefect_cometapi.batch_rules import ways_out
 
 #: So many items are named of each reason; of those in doubt, each of which is to be decided, more.
 NAMED, IN_DOUBT_NAMED = 5, 50
@@ -80,7 +81,7 @@ def _in_doubt(result: BatchResult) -> str:
     groups = [each for each in result.reasons if each.status is ItemStatus.IN_DOUBT]
     if not groups:
         return ""
-    scope, rows = quoted(result.scope), list[list[str]]()
+    scope, rows = shlex.quote(result.scope), list[list[str]]()
     for group in groups:
         for item in group.items[: IN_DOUBT_NAMED - len(rows)]:
             request = f"<br>request {markup.code(item.request_id)}" if item.request_id else ""
@@ -151,7 +152,7 @@ def _cost(result: BatchResult, created: Mapping[str, int], prices: Mapping[str, 
         rows.append(["<b>together</b>", f"<b>{sum(made.values()):,}</b>", f"<b>{total:g}</b>"])
     how = "An estimate, by the setting <code>prices</code>: nobody has asked the service."
     if unknown:
-        example = quoted(json.dumps({**prices, **dict.fromkeys(unknown, 0.003)}))
+        example = shlex.quote(json.dumps({**prices, **dict.fromkeys(unknown, 0.003)}))
         how = "To see what it costs, set the prices: " + markup.code(
             f"PREFECT_INTEGRATIONS_COMETAPI_PRICES={example}"
         )

@@ -14,8 +14,8 @@ from prefect_cometapi.failure_groups import FailureGroups
 from prefect_cometapi.failures import Call
 from prefect_cometapi.lifecycle import OnTimeout
 from prefect_cometapi.observer import Observer, Observers
+from prefect_cometapi.orders import OnInDoubt
 from prefect_cometapi.stores import Store
-from prefect_cometapi.submission import OnInDoubt
 
 
 @dataclass(frozen=True)

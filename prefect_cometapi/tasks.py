@@ -24,9 +24,9 @@ from prefect_cometapi.models import (
     PredictionStatus,
     SavedFile,
 )
+from prefect_cometapi.orders import OnInDoubt, Order
 from prefect_cometapi.reports import of_prediction, of_saving
 from prefect_cometapi.storage import Storage
-from prefect_cometapi.submission import OnInDoubt, Order
 from prefect_cometapi.urls import check_prediction_id
 
 

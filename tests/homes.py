@@ -23,10 +23,11 @@ from prefect_cometapi import (
 )
 from prefect_cometapi.collection import collect
 from prefect_cometapi.ledger import Record, record_key
+from prefect_cometapi.orders import Order
 from prefect_cometapi.records import RecordStore, ServerRecords, _name, open_ledger
 from prefect_cometapi.simulator import Simulator
 from prefect_cometapi.storage import open_storage
-from prefect_cometapi.submission import Order, submit
+from prefect_cometapi.submission import submit
 from tests.servers import BOAT, MODEL, SETTING
 from tests.storages import FolderOfObjects
 

@@ -27,9 +27,10 @@ from prefect_cometapi.errors import InvalidInput, NeverDelivered, StorageError, 
 from prefect_cometapi.ledger import Outcome, read_record, record_key
 from prefect_cometapi.models import Prediction, PredictionStatus
 from prefect_cometapi.observer import Observer
+from prefect_cometapi.orders import Order
 from prefect_cometapi.records import RecordStore, ServerRecords, StoredRecords
 from prefect_cometapi.stores import Store
-from prefect_cometapi.submission import Order, submit
+from prefect_cometapi.submission import submit
 
 ROOT, MODEL, SCOPE = "https://api.example", "owner/name", "nightly"
 SETTINGS = SimpleNamespace(ledger="", create_timeout=60.0, prices={})

@@ -36,8 +36,9 @@ from prefect_cometapi import (
 )
 from prefect_cometapi.ledger import Record
 from prefect_cometapi.observer import Observer
+from prefect_cometapi.orders import Order
 from prefect_cometapi.records import Claim, ServerRecords, open_ledger
-from prefect_cometapi.submission import Order, submit
+from prefect_cometapi.submission import submit
 from tests.servers import closed_port
 
 MODEL = "black-forest-labs/flux-schnell"

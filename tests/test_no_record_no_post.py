@@ -20,9 +20,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_cometapi import CometAPICredentials, lifecycle, portal, prefect_api
 from prefect_cometapi.errors import LedgerError, PredictionFailed, SubmissionInDoubt
 from prefect_cometapi.ledger import PREFIX, SCHEMA
+from prefect_cometapi.orders import Order
 from prefect_cometapi.records import RecordStore
 from prefect_cometapi.simulator import Simulator
-from prefect_cometapi.submission import Order
 from tests.homes import LEDGER, Home, create
 from tests.processes import wait_until
 from tests.servers import (

@@ -35,7 +35,7 @@ from prefect_cometapi.errors import (
 )
 from prefect_cometapi.ledger import Outcome, Record
 from prefect_cometapi.models import Prediction
-from prefect_cometapi.submission import Order
+from prefect_cometapi.orders import Order
 from tests.ledger_in_memory import (
     ABSENT,
     MODEL,

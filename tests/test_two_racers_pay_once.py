@@ -36,7 +36,8 @@ import json, os, sys
 
 from prefect_cometapi import CometAPICredentials, portal
 from prefect_cometapi.observer import Observer
-from prefect_cometapi.submission import Order, submit
+from prefect_cometapi.orders import Order
+from prefect_cometapi.submission import submit
 
 racers, order = map(json.loads, sys.argv[1:])
 

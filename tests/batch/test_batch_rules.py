@@ -268,8 +268,8 @@ COMMAND = "python -m prefect_cometapi ledger"
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (IN_DOUBT, f"`{COMMAND} list --in-doubt --scope '2026-11-22'`"),
-        (ItemStatus.NOT_SAVED, f"`{COMMAND} collect --scope '2026-11-22' --storage STORAGE"),
+        (IN_DOUBT, f"`{COMMAND} list --in-doubt --scope 2026-11-22`"),
+        (ItemStatus.NOT_SAVED, f"`{COMMAND} collect --scope 2026-11-22 --storage STORAGE"),
         (ItemStatus.TIMED_OUT, "within an hour of their completion"),
         (FAILED, "retry_failed=True"),
         (ItemStatus.CANCELED, "retry_failed=True"),

@@ -79,7 +79,7 @@ def test_what_is_in_doubt_is_marked_and_the_rest_goes_on(
     assert statuses(error.result) == [SAVED, ItemStatus.IN_DOUBT, SAVED, SAVED]
     in_doubt = error.result.items[1]
     assert in_doubt.record_key
-    assert f'item 1 ("boat 1") (record {in_doubt.record_key}): In doubt: the' in str(error)
+    assert f'item 1 ("boat 1") (record {in_doubt.record_key}): in doubt. ' in str(error)
     for command in ("list --in-doubt", "adopt", "resubmit", "abandon"):
         assert command in str(error)
     assert batches.service.counts.creates == 4

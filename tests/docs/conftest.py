@@ -23,6 +23,7 @@ def world(prefect_server: None) -> Iterator[Simulator]:
     from prefect_cometapi import CometAPICredentials
     from tests.buckets import s3_service
 
+    _forget_what_other_tests_have_paid_for()
     with ExitStack() as stack:
         service = stack.enter_context(simulator.run(run_time=0.05))
         s3 = stack.enter_context(s3_service())
@@ -46,3 +47,20 @@ def world(prefect_server: None) -> Iterator[Simulator]:
             block = S3Bucket(bucket_name=BUCKETS[0], bucket_folder=name, credentials=credentials)
             block.save(name, overwrite=True)
         yield service
+
+
+def _forget_what_other_tests_have_paid_for() -> None:
+    """Or `ledger collect` finds it, of services that are gone, and something is left to do."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        while names := [
+            each["name"]
+            for each in client.request(
+                "POST",
+                "/variables/filter",
+                json={"variables": {"name": {"like_": "cometapi-"}}, "limit": 200},
+            ).json()
+        ]:
+            for name in names:
+                client.request("DELETE", "/variables/name/{name}", path_params={"name": name})
