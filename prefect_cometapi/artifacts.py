@@ -29,8 +29,8 @@ SEND_TIMEOUT = 10.0
 _deployments: dict[UUID, str] = {}
 _MANY = 1_000
 _numbers = Numbers()
-#: What has been told to be missing in this process.
-_told: set[str] = set()
+#: What the log of a run has been told to be missing.
+_told: dict[tuple[UUID | None, str], None] = {}
 
 
 def in_run() -> bool:
@@ -84,12 +84,20 @@ class Keys:
 def _numbered(base: str) -> int:
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     run = flow.flow_run if flow else None
+    alone = task.task_run.id if task else None  # a task that a worker runs without a flow
     return _numbers.take(
-        (run.id, run.run_count) if run else None,
+        (run.id, run.run_count) if run else alone,
         base,
         str(task.task_run.id) if task else "",
         task.task_run.run_count if task else 1,
     )
+
+
+def _run_id() -> UUID | None:
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    if flow and flow.flow_run:
+        return flow.flow_run.id
+    return task.task_run.id if task else None
 
 
 async def quietly(
@@ -102,8 +110,11 @@ async def quietly(
     except Exception as error:  # a picture of the work must not fail it
         reason = f"no answer within {seconds:g} s" if isinstance(error, TimeoutError) else error
         # Once: hundreds of predictions may meet the same trouble.
-        level = logging.DEBUG if what in _told else logging.WARNING
-        _told.add(what)
+        about = (_run_id(), what)
+        level = logging.DEBUG if about in _told else logging.WARNING
+        _told[about] = None
+        if len(_told) > _MANY:
+            del _told[next(iter(_told))]
         with suppress(MissingContextError):
             get_run_logger().log(
                 level, "%s could not be shown in Prefect; nothing else is lost. %r", what, reason

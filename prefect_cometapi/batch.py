@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from prefect_cometapi import batch_rules, events, portal, settlement, stops
 from prefect_cometapi.batch_models import (
     ITEMS_IN_RESULT,
+    SAMPLE,
     BatchItem,
     BatchResult,
     ItemStatus,
@@ -36,7 +37,8 @@ CANCEL_SECONDS = stops.AT_STOP - 3.0
 MANIFEST_TIMEOUT = 600.0
 #: After so many in a row that the storage does not take, nothing more is paid for.
 STORAGE_FAILURES = 10
-#: How many failures are remembered for the sample that is told of them; in doubt is every one.
+#: How many failures are remembered for the sample that is told of them; of those in doubt, as many
+#: as the sample has.
 FAILURES_KEPT = 200
 #: Why an item is refused, where that may quote its prompt.
 UNSAID = "It was refused where it was made; why is not repeated (setting `prompts`)."
@@ -375,7 +377,10 @@ class Batch:
         self._not_taken = self._not_taken + 1 if refused else 0
         if not item.status.failure:
             return
-        if item.status is ItemStatus.IN_DOUBT or len(self._failures) < FAILURES_KEPT:
+        doubtful = sum(each.status is ItemStatus.IN_DOUBT for each in self._failures)
+        if len(self._failures) < FAILURES_KEPT or (
+            item.status is ItemStatus.IN_DOUBT and doubtful < SAMPLE
+        ):
             self._failures.append(item)
         if self._not_taken >= STORAGE_FAILURES:
             self.shop.halt(f"the storage did not take {self._not_taken} in a row: {item.error}")

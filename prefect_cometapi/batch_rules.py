@@ -27,6 +27,7 @@ from prefect_cometapi.errors import (
     RequestError,
     SubmissionInDoubt,
 )
+from prefect_cometapi.events import COMMAND
 from prefect_cometapi.ledger import Outcome, Record, shortened
 
 #: A share of failures is no share before so many items have ended.
@@ -308,16 +309,16 @@ def ending(result: BatchResult, allowed: float | None) -> BatchFailed | None:
 
 def ways_out(result: BatchResult) -> list[str]:
     """What a person can do now, a sentence each."""
-    command, scope = "python -m prefect_cometapi ledger", f"--scope {shlex.quote(result.scope)}"
+    scope = f"--scope {shlex.quote(result.scope)}"
     ways = []
     if result.count(ItemStatus.IN_DOUBT):
         ways.append(
-            f"In doubt: `{command} list --in-doubt {scope}`, look for them in the vendor's "
-            f"dashboard, then `{command} adopt KEY ID`, `resubmit KEY` or `abandon KEY`."
+            f"In doubt: `{COMMAND} list --in-doubt {scope}`, look for them in the vendor's "
+            f"dashboard, then `{COMMAND} adopt KEY ID`, `resubmit KEY` or `abandon KEY`."
         )
     if result.count(ItemStatus.NOT_SAVED, ItemStatus.TIMED_OUT):
         ways.append(
-            f"Paid, not saved: run again in the same scope, or `{command} collect {scope} "
+            f"Paid, not saved: run again in the same scope, or `{COMMAND} collect {scope} "
             "--storage STORAGE --prefix PREFIX` with those of the batch, within an hour of their "
             "completion."
         )

@@ -167,22 +167,27 @@ class SavingEvents(PredictionEvents):
     def __init__(self, prices: Mapping[str, float], prediction: Prediction | None = None) -> None:
         super().__init__(prices)
         #: What could be saved.
-        self._known = prediction
+        self._known: Prediction | None = None
+        if prediction is not None:
+            self._take(prediction)
+
+    def _take(self, prediction: Prediction) -> None:
+        failed = prediction.finished and prediction.status is not PredictionStatus.SUCCEEDED
+        self._known = None if failed else prediction
 
     def created(self, prediction: Prediction) -> None:
         """It was created, and is paid for."""
-        self._known = prediction
+        self._take(prediction)
         super().created(prediction)
 
     def found(self, prediction: Prediction) -> None:
         """It had been created before."""
-        self._known = prediction
+        self._take(prediction)
         super().found(prediction)
 
     def polled(self, prediction: Prediction) -> None:
         """Its state was read."""
-        failed = prediction.finished and prediction.status is not PredictionStatus.SUCCEEDED
-        self._known = None if failed else prediction
+        self._take(prediction)
         super().polled(prediction)
 
     async def over(self, error: BaseException | None) -> None:

@@ -58,12 +58,12 @@ async def acreate_gallery_artifact(
         )
     settings = load_settings()
     entries = [entry for each in made for entry in _entries(each, settings)]
-    store = await open_storage(storage)
     if not (settings.artifacts and artifacts.in_run() and entries):
         return None
     entries.sort(key=lambda entry: not previews.is_picture(entry.file))
 
     async def show() -> UUID:
+        store = await open_storage(storage)
         name = key or key_of(base_of(await artifacts.whose()), Kind.GALLERY)
         artifact = await previews.gallery_of(
             store, entries, len(entries), settings, name, heading=title

@@ -18,6 +18,8 @@ from prefect_cometapi.models import Prediction
 IN_A_ROW, IN_A_ROW_ELSEWHERE = 10, 5
 #: A whole text of an input that is shorter is looked for as well, down to this.
 SHORTEST = 4
+#: So much of a `data:` URI is looked for.
+DATA_MOST = 400
 #: How JSON writes what it can not have as it is.
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\[nrtbf]")
 #: In place of a quotation.
@@ -43,8 +45,8 @@ def hidden_texts(input: Mapping[str, Any] | None, shown: bool) -> Hidden:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
+    if isinstance(value, str):  # of a whole picture, its beginning tells a quotation
+        yield value[:DATA_MOST] if value[:5].lower() == "data:" else value
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from _texts(inner)

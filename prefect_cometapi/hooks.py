@@ -12,19 +12,21 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 
 from prefect_cometapi import portal, settlement
-from prefect_cometapi.client import CANCEL_TIMEOUT
+from prefect_cometapi.client import CANCEL_TIMEOUT, CometAPIClient
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.errors import CometAPIError, LedgerError
 from prefect_cometapi.ledger import Record, run_scope
 from prefect_cometapi.ledgers import EveryLedger
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.prefect_api import flow_run_state
-from prefect_cometapi.records import RecordStore, StoredRecords
+from prefect_cometapi.records import StoredRecords
 from prefect_cometapi.reports import of_stopped_run
 from prefect_cometapi.run_log import Log
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.stops import at_rest, ctrl_c_was_pressed
 
+#: How many predictions the service is asked to cancel at once.
+CANCELS = 20
 #: What Prefect says of a run that Ctrl-C has ended.
 _CTRL_C = "aborted by an interrupt signal"
 
@@ -84,6 +86,9 @@ async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Obs
             found = await ledger.records(scope)
     except TimeoutError:
         raise LedgerError(f"The ledger did not answer within {CANCEL_TIMEOUT:g} s.") from None
+    doubtful = sum(
+        not record or not (record.prediction_id or record.outcome) for record in found.values()
+    )
     if isinstance(ledger.home, StoredRecords):  # files are in the folder of their own scope=
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_TIMEOUT):
@@ -96,9 +101,6 @@ async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Obs
         and record.prediction_id
         and not (record.outcome or record.cancel_asked)
     }
-    doubtful = sum(
-        not record or not (record.prediction_id or record.outcome) for record in found.values()
-    )
     if doubtful:
         log.warning(
             "%d creates of this run have no id: perhaps they are running, and nobody can cancel "
@@ -112,10 +114,13 @@ async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Obs
     with suppress(LedgerError):  # then each says so itself
         await ledger.hold(running)
     problems: dict[str, list[str]] = defaultdict(list)
+    clients, turns = _Clients(), asyncio.Semaphore(CANCELS)
 
     async def cancel(key: str, record: Record) -> None:
         try:
-            await _cancel(ledger, key, record, observer)
+            async with turns:
+                client = await clients.of(record)
+                await settlement.stop(client, ledger, record.prediction(key), observer)
         except Exception as error:  # one that can not be canceled does not keep the others from it
             problems[str(error)].append(str(record.prediction_id))
 
@@ -129,9 +134,21 @@ async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Obs
         log.warning("Not canceled, and perhaps still running: %s. %s", ", ".join(ids), problem)
 
 
-async def _cancel(records: RecordStore, key: str, record: Record, observer: Observer) -> None:
-    client = (await _credentials(record)).get_client()
-    await settlement.stop(client, records, record.prediction(key), observer)
+class _Clients:
+    """Clients for the credentials that records were made with, each loaded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, str], asyncio.Task[CometAPIClient]] = {}
+
+    async def of(self, record: Record) -> CometAPIClient:
+        """The client that can cancel a record's prediction."""
+        key = record.credentials, record.api_root
+        if key not in self._known:
+            self._known[key] = asyncio.create_task(self._open(record))
+        return await asyncio.shield(self._known[key])
+
+    async def _open(self, record: Record) -> CometAPIClient:
+        return (await _credentials(record)).get_client()
 
 
 async def _credentials(record: Record) -> CometAPICredentials:

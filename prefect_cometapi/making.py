@@ -58,6 +58,8 @@ class Making(Observers):
         #: Whether it is on its way to its id, and was told that there is no more time for that.
         self.creating = self.cut_short = False
         self.was_found, self.polls = False, 0
+        #: What an earlier run has saved of it, while that is being looked at.
+        self._before: BatchItem | None = None
         self.delay: float | None = None
         self.saved_after: float | None = None
 
@@ -188,8 +190,10 @@ class Making(Observers):
         if holds:  # unless a further attempt was begun, and its end not written down
             holds = known.attempt > self._past().attempts
         if known.status.good:
+            self._before = known
             holds = self.shop.store is None or await self._is_there(known.record_key, record)
         if not holds:
+            self._before = None
             return None
         if known.excerpt and self.excerpt and known.excerpt != self.excerpt:
             self.trouble(
@@ -202,7 +206,8 @@ class Making(Observers):
 
     def _told(self, known: BatchItem, **new: Any) -> BatchItem:
         """What is known of an earlier run, which may have told more than this one is to."""
-        if hidden := hidden_texts(self.order.input, self.shop.client.settings.prompts):
+        hidden = hidden_texts(self.order.input, self.shop.client.settings.prompts)
+        if hidden != ():
             error, reason = without(known.error, hidden), without(known.reason, hidden)
             new |= {"excerpt": "", "error": error, "reason": reason}
         return known.model_copy(update=new)
@@ -353,7 +358,12 @@ class Making(Observers):
         key = error.record_key if isinstance(error, SubmissionInDoubt) else None
         if isinstance(error, SubmissionInDoubt) and error.abandoned:
             status = ItemStatus.ABANDONED
-        values = {"record_key": key} if key else {}
+        values: dict[str, Any] = {"record_key": key} if key else {}
+        if (before := self._before) is not None:  # what went wrong is beside its files
+            self.was_found = True
+            status = batch_rules.status_of(error, paid=True)
+            names = {"prediction_id", "record_key", "attempt", "files", "created_at"}
+            values = before.model_dump(include=names)
         return self.item(
             status,
             error=batch_rules.told(error),

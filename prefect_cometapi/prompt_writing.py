@@ -27,9 +27,10 @@ from prefect_cometapi.errors import (
     StorageError,
 )
 from prefect_cometapi.holdings import PROMPTS_TAG, Place
+from prefect_cometapi.journal import PAUSES, TIMEOUT
 from prefect_cometapi.lease import Lease
 from prefect_cometapi.orders import check_request
-from prefect_cometapi.portal import on_background_loop, uninterrupted
+from prefect_cometapi.portal import interruption_waits, on_background_loop, uninterrupted
 from prefect_cometapi.prefect_api import current_scope, deployment_id
 from prefect_cometapi.prompt_rules import (
     AT_ONCE,
@@ -189,8 +190,24 @@ class _File:
         return written
 
     async def write(self, written: WrittenPrompts) -> None:
-        """Keep what is there by now."""
-        await self.store.write(self.name, f"{written.model_dump_json(indent=2)}\n".encode())
+        """Keep what is there by now, with patience: it is what was paid for.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        content = f"{written.model_dump_json(indent=2)}\n".encode()
+        for pause in (*PAUSES, None):
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    await self.store.write(self.name, content)
+                return
+            except (StorageError, TimeoutError) as error:
+                if pause is None or interruption_waits():
+                    raise StorageError(
+                        f"The prompts could not be kept as {self}: "
+                        f"{str(error) or f'no answer within {TIMEOUT:g} s.'}"
+                    ) from error
+                await asyncio.sleep(pause)
 
 
 async def _have_written(client: CometAPIClient, file: _File, log: Log) -> WrittenPrompts:
@@ -241,7 +258,7 @@ async def _ask_until_there(
         written = written.with_answer(answer, new)
         if new:
             await lease.held()
-            await file.write(written)
+            await uninterrupted(file.write(written))
         if not written.missing:
             return written
         if answer.cut:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
@@ -69,7 +70,9 @@ def _finalize(value: Any) -> Any:
 
 def _is_empty(value: object) -> bool:
     """True for NULL of a database, and for what pandas puts in its place."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, float | Decimal):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 _environment = _Sandbox(undefined=StrictUndefined, autoescape=False, finalize=_finalize)
@@ -255,7 +258,19 @@ class _Expression:
             if isinstance(value, Undefined):
                 str(value)  # raises, with its name
             value = _finalize(value)
-            return value if isinstance(value, bool | int | float | list | dict) else str(value)
+            return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: databases and tables have numbers of their own."""
+    if isinstance(value, bool | int | float | list | dict):
+        return value
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == int(value) else float(value)
+    if callable(unwrapped := getattr(value, "item", None)):  # of numpy, as in rows of pandas
+        inner = unwrapped()
+        return inner if isinstance(inner, bool | int | float) else str(value)
+    return str(value)
 
 
 class _Unfilled(Exception):

@@ -26,9 +26,10 @@ def of_prediction(settings: CometAPISettings) -> Observer:
     Args:
         settings: What of it is wanted.
     """
-    if not settings.events:
-        return RunLog()
-    return Observers(RunLog(), PredictionEvents(settings.prices))
+    told: list[Observer] = [RunLog()]
+    if settings.events:
+        told.append(PredictionEvents(settings.prices))
+    return _as_may_be_told(settings, told)
 
 
 def of_stopped_run(settings: CometAPISettings, log: Log, flow_run: FlowRun) -> Observer:
@@ -39,15 +40,16 @@ def of_stopped_run(settings: CometAPISettings, log: Log, flow_run: FlowRun) -> O
         log: The run's.
         flow_run: The run.
     """
-    if not settings.events:
-        return RunLog(log)
+    told: list[Observer] = [RunLog(log)]
     run = [
         {"prefect.resource.id": f"prefect.{kind}.{each}", "prefect.resource.role": kind}
         for kind, each in (("flow-run", flow_run.id), ("deployment", flow_run.deployment_id))
         if each is not None
     ]
     run[0]["prefect.resource.name"] = flow_run.name
-    return Observers(RunLog(log), PredictionEvents(settings.prices, run=run))
+    if settings.events:
+        told.append(PredictionEvents(settings.prices, run=run))
+    return _as_may_be_told(settings, told)
 
 
 def of_saving(
@@ -70,7 +72,11 @@ def of_saving(
     ]
     if settings.events:
         told.append(SavingEvents(settings.prices, prediction))
-    return Observers(*told) if settings.prompts else WithoutPrompts(*told)
+    return _as_may_be_told(settings, told)
+
+
+def _as_may_be_told(settings: CometAPISettings, observers: list[Observer]) -> Observer:
+    return Observers(*observers) if settings.prompts else WithoutPrompts(*observers)
 
 
 def of_batch(

@@ -43,6 +43,8 @@ class RunLog(Observer):
     def polled(self, prediction: Prediction) -> None:
         """Its state was read: the model's own new log lines, and how it ended."""
         lines, seen = prediction.logs.splitlines(), self._lines_seen.get(prediction.id, 0)
+        if not (prediction.finished or prediction.logs.endswith("\n")):
+            lines = lines[:-1]  # it may go on
         for line in lines[seen:]:
             self.log.debug("%s: %s", prediction.id, line)
         self._lines_seen[prediction.id] = max(seen, len(lines))

@@ -15,10 +15,10 @@ from prefect_cometapi.batch_models import (
     Spread,
 )
 from prefect_cometapi.batch_rules import ways_out
+from prefect_cometapi.events import COMMAND
 
 #: So many items are named of each reason; of those in doubt, each of which is to be decided, more.
 NAMED, IN_DOUBT_NAMED = 5, 50
-_COMMAND = "python -m prefect_cometapi ledger"
 
 
 def headline(result: BatchResult, *, interrupted: bool = False) -> str:
@@ -98,10 +98,10 @@ def _in_doubt(result: BatchResult) -> str:
         markup.paragraph(f"… and {more:,} more.") if more > 0 else "",
         markup.commands(
             [
-                f"{_COMMAND} list --in-doubt --scope {scope}",
-                f"{_COMMAND} adopt KEY PREDICTION_ID  # there",
-                f"{_COMMAND} resubmit KEY  # not there: pay again",
-                f"{_COMMAND} abandon KEY  # not wanted any more",
+                f"{COMMAND} list --in-doubt --scope {scope}",
+                f"{COMMAND} adopt KEY PREDICTION_ID  # there",
+                f"{COMMAND} resubmit KEY  # not there: pay again",
+                f"{COMMAND} abandon KEY  # not wanted any more",
             ]
         ),
     ).rstrip()
@@ -156,8 +156,8 @@ def _cost(result: BatchResult, created: Mapping[str, int], prices: Mapping[str, 
         how = "To see what it costs, set the prices: " + markup.code(
             f"PREFECT_INTEGRATIONS_COMETAPI_PRICES={example}"
         )
-    if in_doubt := result.count(ItemStatus.IN_DOUBT):
-        how = f"The {in_doubt:,} in doubt count as paid. {how}"
+    if result.count(ItemStatus.IN_DOUBT):
+        how = f"What this run left in doubt counts as paid. {how}"
     head = ["model", "would be created" if result.dry_run else "created now", "estimated cost"]
     return markup.page(markup.table(head, rows), markup.paragraph(how)).rstrip()
 
@@ -201,8 +201,9 @@ def _spread(spread: Spread | None) -> str:
 def _polls(result: BatchResult) -> str:
     if not (result.polls or result.polls_failed):
         return ""
-    made = max(1, result.total - result.found)
-    told = f"{result.polls:,}, or {result.polls / made:.1f} an item"
+    told = f"{result.polls:,}"
+    if result.created and not result.found:  # what was found is polled as well, as far as it runs
+        told += f", or {result.polls / result.created:.1f} a prediction"
     return f"{told}; {result.polls_failed:,} more failed" if result.polls_failed else told
 
 

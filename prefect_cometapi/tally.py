@@ -159,10 +159,10 @@ def progress_line(tally: Tally, now: float) -> str:
     line = (
         f"{tally.ended:,}{of} items have ended ({counts or 'none'}); {tally.under_way:,} under way"
     )
-    if tally.ended:
-        line += f"; {60 * tally.ended / passed:,.0f} a minute"
+    if made := tally.ended - tally.found:  # what was found took no time
+        line += f"; {60 * made / passed:,.0f} a minute"
         if tally.expected is not None and tally.expected > tally.ended:
-            left = (tally.expected - tally.ended) * passed / tally.ended
+            left = (tally.expected - tally.ended) * passed / made
             line += (
                 f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
             )

@@ -33,7 +33,7 @@ from prefect_cometapi.stores import Store
 from prefect_cometapi.submission import submit
 
 ROOT, MODEL, SCOPE = "https://api.example", "owner/name", "nightly"
-SETTINGS = SimpleNamespace(ledger="", create_timeout=60.0, prices={})
+SETTINGS = SimpleNamespace(ledger="", create_timeout=60.0, prices={}, prompts=True)
 PATIENCE = submission.patience(SETTINGS)  # type: ignore[arg-type]
 REQUESTS = ("a boat", "a kite")
 
@@ -318,7 +318,7 @@ class Client:
                     raise
         raise AssertionError
 
-    async def query(self, prediction_id: str, *, model: str) -> Prediction:
+    async def query(self, prediction_id: str, *, model: str, input: object) -> Prediction:
         seen = Prediction(
             id=prediction_id, model=model, status=PredictionStatus.PROCESSING, api_root=ROOT
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from prefect_cometapi import (
     cancel_prediction,
     cancel_predictions,
     create_prediction,
+    hooks,
     portal,
 )
 from prefect_cometapi.ledger import Outcome, Record, run_scope
@@ -236,3 +238,33 @@ def test_a_ledger_that_can_not_be_used_is_told(
     (warning,) = warnings
     assert warning.startswith("The predictions of this run could not be canceled. ")
     assert cometapi_simulator.counts.cancels == 0
+
+
+def test_creates_of_other_runs_are_not_counted(
+    tmp_path: Path,
+    cometapi_simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
+) -> None:
+    Home.in_a_folder(tmp_path, monkeypatch)
+    cometapi_simulator.script("create", ["lost"])
+    Run(scope="another run's")
+    Run(scope="tonight").becomes(Cancelling())
+    assert cometapi_simulator.counts.cancels == 1
+    assert not warnings
+
+
+def test_credentials_are_loaded_once(
+    cometapi_simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Record] = []
+    load = hooks._credentials
+
+    async def counting(record: Record) -> CometAPICredentials:
+        loaded.append(record)
+        return await load(record)
+
+    monkeypatch.setattr(hooks, "_credentials", counting)
+    Run(number=5).becomes(Cancelling())
+    assert cometapi_simulator.counts.cancels == 5
+    assert len(loaded) == 1

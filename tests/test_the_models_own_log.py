@@ -31,6 +31,15 @@ def test_each_line_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_a_line_is_told_once_it_is_whole(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = RunLog(logging.getLogger("a run"))
+    for logs in ("Loading wei", "Loading weights: 100 %\n", "Loading weights: 100 %\nDone"):
+        log.polled(seen(logs))
+    log.polled(seen("Loading weights: 100 %\nDone.", finished=True))
+    assert caplog.messages[:-1] == ["one: Loading weights: 100 %", "one: Done."]
+
+
 def test_at_info_there_is_the_story_alone(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = RunLog(logging.getLogger("a run"))

@@ -89,6 +89,10 @@ def test_nor_of_nothing(tmp_path: Path) -> None:
     assert shown_by(lambda: create_gallery_artifact([], tmp_path)) == []
 
 
+def test_nor_where_the_storage_is_gone(made: Generation) -> None:
+    assert shown_by(lambda: create_gallery_artifact([made], "block://s3-bucket/gone")) == []
+
+
 def test_nor_where_artifacts_are_turned_off(
     made: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,14 @@ not the same work has another one.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import Any
 
 import pytest
+from prefect import task
 
-from prefect_cometapi import Shard
+from prefect_cometapi import Shard, artifacts
 from prefect_cometapi.artifact_keys import Kind, Numbers, Whose, base_of, key_of, part
 
 FLUX = "black-forest-labs/flux-schnell"
@@ -93,3 +96,18 @@ def test_a_process_that_sees_many_runs_forgets_the_oldest() -> None:
         assert numbers.take(run, "a") == 1
     assert len(numbers._runs) == Numbers.RUNS
     assert numbers.take(Numbers.RUNS + 49, "a") == 2
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_tasks_without_a_flow_have_the_same_key_each_time() -> None:
+    @task
+    async def alone() -> list[str]:
+        keys = [artifacts.Keys("owner/model", "scope") for _ in range(2)]
+        return [await each.of(Kind.SUMMARY) for each in keys]
+
+    first, second = asyncio.run(_twice(alone))
+    assert first == second == ["cometapi-summary-alone-owner-model", f"{first[0]}-2"]
+
+
+async def _twice(work: Any) -> list[list[str]]:
+    return [await work(), await work()]

@@ -77,7 +77,7 @@ def test_a_batch_that_went_well() -> None:
         "run time of the model": "half within 3.1 s, 95 % within 4.2 s, the longest 2 min",
         "wait before it was started": "half within 0.1 s, 95 % within 0.2 s, the longest 0.9 s",
         "from completion to saved": "half within 0.5 s, 95 % within 1.5 s, the longest 2.0 h",
-        "polls": "480, or 4.9 an item",
+        "polls": "480",
         "manifest": "cometapi-batches/x/run-0001/manifest-1.jsonl in the folder /data",
     }
     assert shown.said.endswith("Nothing: all is well.")
@@ -85,7 +85,7 @@ def test_a_batch_that_went_well() -> None:
 
 def test_retries_are_counted() -> None:
     told = numbers(page(result(polls=480, polls_failed=7, creates_again=5, rate_limited=9)))
-    assert told["polls"] == "480, or 4.8 an item; 7 more failed"
+    assert told["polls"] == "480, or 4.8 a prediction; 7 more failed"
     assert (told["creates offered again"], told["429s"]) == ("5", "9")
 
 
@@ -111,7 +111,7 @@ def test_what_is_in_doubt_comes_first_with_the_commands_that_resolve_it() -> Non
     command = "python -m prefect_cometapi ledger"
     for words in ("list --in-doubt --scope 'it'\"'\"'s a night'", "adopt KEY", "abandon KEY"):
         assert f"{command} {words}" in shown.said
-    assert "The 2 in doubt count as paid." in shown.said
+    assert "What this run left in doubt counts as paid." in shown.said
 
 
 def test_of_many_in_doubt_the_first_are_named() -> None:

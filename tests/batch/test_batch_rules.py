@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 
 import pytest
 
@@ -33,6 +34,7 @@ from prefect_cometapi import (
 )
 from prefect_cometapi import batch_rules as rules
 from prefect_cometapi.batch_rules import Budget, NotSent
+from prefect_cometapi.tally import Tally, progress_line
 
 SAVED, FAILED, IN_DOUBT = ItemStatus.SAVED, ItemStatus.FAILED, ItemStatus.IN_DOUBT
 
@@ -355,3 +357,18 @@ def test_an_error_survives_pickle_with_its_result(kind: type[BatchFailed]) -> No
 def test_a_result_of_a_later_version_is_read() -> None:
     made = result(item(0, SAVED)).model_dump(mode="json")
     assert BatchResult.model_validate(made | {"new": 1}) == result(item(0, SAVED))
+
+
+@pytest.mark.parametrize(
+    ("saved", "found", "line"),
+    [
+        (50, 0, "300 a minute, about 10 s left."),
+        (50, 40, "60 a minute, about 50 s left."),
+        (50, 50, "(50 saved); 7 under way."),
+        (0, 0, "(none); 7 under way."),
+    ],
+)
+def test_the_time_that_is_left_is_by_what_was_made_now(saved: int, found: int, line: str) -> None:
+    counts = Counter({ItemStatus.SAVED: saved} if saved else {})
+    tally = Tally(started=100.0, expected=100, counts=counts, found=found, under_way=7)
+    assert progress_line(tally, 110.0).endswith(line)

@@ -155,3 +155,19 @@ def test_killed_and_run_again_all_are_told_of(
     assert len({one.prompt for one in told.values()}) == len(told)
     assert set(before) <= set(told)
     assert {one.model for one in told.values()} == {TEXT}
+
+
+def test_what_was_saved_before_keeps_its_names_where_it_can_not_be_told_of(
+    batches: Batches,
+) -> None:
+    block = NoNotes(root=str(batches.folder))
+    before = batches.run(boats(2), storage=block).items
+    result = batches.fail(boats(2), storage=block, provenance=True, stop_after_failures=1).result
+    assert result.counts == {ItemStatus.NOT_SAVED: 2}
+    for was, item in zip(before, result.items, strict=True):
+        assert item.found
+        assert item.prediction_id == was.prediction_id
+        assert (item.record_key, item.files) == (was.record_key, was.files)
+    assert batches.service.counts.creates == 2
+    block._unwilling = False
+    assert batches.run(boats(2), storage=block, provenance=True).summary == "2 saved"

@@ -387,3 +387,19 @@ def test_outside_of_a_run_nothing_is_told(credentials: CometAPICredentials, tmp_
     told(in_a_flow(lambda: None))  # what came before has arrived, too
     found = read_events(["cometapi."], f"cometapi.prediction.{made.id}")
     assert [event for event in found if event["resource"]["cometapi.scope"] == made.scope] == []
+
+
+def test_what_has_failed_can_not_be_saved_and_is_not_missing(
+    credentials: CometAPICredentials, cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    cometapi_simulator.script("prediction", ["failed"])
+
+    def work() -> None:
+        made = create_prediction(credentials, TEXT, BOAT)
+        with pytest.raises(CometAPIError) as raised:
+            poll_prediction(credentials, made)
+        failed: Any = raised.value
+        with pytest.raises(CometAPIError, match="no outputs to save"):
+            save_outputs(credentials, failed.prediction, tmp_path)
+
+    assert told(in_a_flow(work)) == ["created", "failed"]

@@ -80,6 +80,8 @@ def test_what_may_be_told_is_found(prefect_server: None, tmp_path: Path) -> None
     for route in ("artifacts", "logs", "variables", "flow_runs/.+/set_state"):
         assert any(re.match(rf"\w+ /api/{route}", place) for place in found), route
     assert told.holding(LOG_LINE)
+    events = [told.sent[place] for place in found if "/events/in" in place]
+    assert any(b"cometapi.prediction.created" in event for event in events)
 
 
 def test_logs_of_models_can_be_left_out_alone(prefect_server: None, tmp_path: Path) -> None:

@@ -96,3 +96,10 @@ def test_a_prediction_is_told_without_them(
     seen = made_of(None, input=repeated, error=f"bad: {BOAT}", logs="log")
     left = told(seen, hidden_texts(input, shown), logs=logs)
     assert (left.error, left.logs, left.input) == (error, log, repeated)
+
+
+def test_of_a_whole_picture_its_beginning_is_looked_for() -> None:
+    picture = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUg" * 20_000
+    hidden = hidden_texts({"image": picture}, shown=False)
+    assert sum(map(len, hidden or ())) < 1000
+    assert without(f"Can not read {picture[:60]}.", hidden) == "Can not read ….."[:-1]

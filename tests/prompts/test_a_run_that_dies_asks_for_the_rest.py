@@ -16,7 +16,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate
 
-from prefect_cometapi import AccountError, PromptsNotWritten, StorageError, holdings, portal
+from prefect_cometapi import (
+    AccountError,
+    PromptsNotWritten,
+    StorageError,
+    holdings,
+    portal,
+    prompt_writing,
+)
 from prefect_cometapi.prompt_rules import SHORT_MOST
 from tests.processes import answers, ran, started, wait_until, with_key
 from tests.prompts.conftest import Writing, prompts_of, said
@@ -90,7 +97,10 @@ class Failing(FolderOfObjects):
         return await super().upload_from_path(from_path, to_path)
 
 
-def test_so_does_one_whose_storage_fails_half_way_through(writing: Writing) -> None:
+def test_so_does_one_whose_storage_fails_half_way_through(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_writing, "PAUSES", (0.01, 0.01))
     block = Failing(root=str(writing.folder))
     with pytest.raises(StorageError, match="no space left"):
         writing.write(n=80, storage=block)
@@ -100,6 +110,29 @@ def test_so_does_one_whose_storage_fails_half_way_through(writing: Writing) -> N
     made = prompts_of(writing.write(n=80, storage=block))
     assert made[: len(before)] == before
     assert wanted(writing)[2] == 80 - len(before)
+
+
+def test_an_answer_is_kept_though_the_storage_does_not_take_it_at_once(writing: Writing) -> None:
+    block = Slow(root=str(writing.folder))
+    writing.write(n=5, storage=block)
+    assert writing.asked == 1
+    assert len(writing.kept()["prompts"]) == 5
+
+
+class Slow(FolderOfObjects):
+    """Takes prompts with the third try only."""
+
+    _block_type_name = "Slow objects for tests"
+    _block_type_slug = "slow-objects"
+
+    _tries: int = 0
+
+    async def upload_from_path(self, from_path: str | Path, to_path: str, **_: Any) -> str:
+        if to_path.startswith("prompts/"):
+            self._tries += 1
+            if self._tries < 3:
+                raise OSError("slow down")
+        return await super().upload_from_path(from_path, to_path)
 
 
 def test_nothing_is_left_on_the_server(writing: Writing) -> None:

@@ -75,6 +75,19 @@ def test_a_template_may_be_the_whole_input() -> None:
     assert made.origin["template"] == template
 
 
+class Scalar:
+    """A value as numpy has it, and so rows of pandas."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def item(self) -> Any:
+        return self._value
+
+    def __str__(self) -> str:
+        return str(self._value)
+
+
 @pytest.mark.parametrize(
     ("template", "it", "expected"),
     [
@@ -84,7 +97,10 @@ def test_a_template_may_be_the_whole_input() -> None:
         ("{{ it }}", "3", "3"),
         ("{{ it }}", ["a"], ["a"]),
         ("{{ it }}", {"a": 1}, {"a": 1}),
-        ("{{ it }}", Decimal("1.50"), "1.50"),
+        ("{{ it }}", Decimal("1.50"), 1.5),
+        ("{{ it }}", Decimal(5), 5),
+        ("{{ it }}", Scalar(7), 7),
+        ("{{ it }}", Scalar("seven"), "seven"),
         ("{{ it | int }}", "3", 3),
         ("{{ it > 2 }}", 3, True),
         ("{{ it }} {{ it }}", 3, "3 3"),
