@@ -35,6 +35,12 @@ settings.register_profile("long", max_examples=5_000, deadline=None, database=No
 settings.load_profile("quick")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: at the end, all workers wait for the last file of one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server of the test run's own, shared by all tests that need one."""
