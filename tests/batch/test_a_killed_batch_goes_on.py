@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import pytest
@@ -86,7 +87,7 @@ def test_killed_between_the_claim_and_the_id(batches: Batches, environment: dict
     for item in in_doubt:
         assert str(item.record_key) in str(error)
         assert item.excerpt in str(error)
-    assert f"ledger list --in-doubt --scope {batches.scope!r}" in str(error)
+    assert f"ledger list --in-doubt --scope {shlex.quote(batches.scope)}" in str(error)
     listed = {entry.key for entry in list_records(batches.scope, in_doubt=True)}
     assert listed == {item.record_key for item in in_doubt}
     # They are never sent again.
