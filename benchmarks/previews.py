@@ -123,7 +123,8 @@ def measure(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
                             "folder": str(folder / f"{kind} {repeat} {shown}".replace(" ", "-")),
                         }
                         used = _in_a_process(order, folder, port, shown=shown)
-                    yield {**order, **used, "shown": shown, "bytes": sent(port, used["run"])}
+                    sizes = sent(port, used.pop("run"))
+                    yield {"kind": kind, "number": number, "shown": shown, **used, "bytes": sizes}
 
 
 def _in_a_process(order: dict[str, Any], folder: Path, port: int, *, shown: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The same relative link is then right in the repository and on the site.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -21,6 +22,12 @@ ELSEWHERE = {"changelog.md": ROOT / "CHANGELOG.md"}
 _LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
 _COMMENT = re.compile(r"^<!--.*?-->\n?", re.MULTILINE | re.DOTALL)
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sql": "sql", ".csv": "text"}
+
+
+def on_startup(**_: Any) -> None:
+    """Let warnings through: with `--quiet`, mkdocs drops them before `--strict` counts them."""
+    mkdocs = logging.getLogger("mkdocs")
+    mkdocs.setLevel(min(mkdocs.level, logging.WARNING))
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from html import escape
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -181,12 +182,20 @@ async def nightly_gallery(
         index = await awrite_text(storage, f"{folder}/index.html", page)
         away = folder.removeprefix("gallery/")
         await awrite_text(storage, "gallery/latest.html", LATEST.render(folder=away))
-        text = f"{made} of {pictures} pictures on *{theme}*, {edition}: `{index}`"
-        await acreate_markdown_artifact(text, key="nightly-gallery", description=result.summary)
+        if (settings := load_settings()).artifacts:
+            on = f" on {as_text(theme)}" if settings.prompts else ""
+            where = f"{as_text(edition)}: <code>{as_text(index)}</code>"
+            text = f"<p>{made} of {pictures} pictures{on}, {where}</p>"
+            await acreate_markdown_artifact(text, key="nightly-gallery", description=result.summary)
     if failed:
         raise failed
     get_run_logger().info("%d of %d pictures. The gallery: %s", made, pictures, index)
     return index
+
+
+def as_text(words: str) -> str:
+    """Words for a line of HTML, which Prefect's UIs leave alone: no theme becomes a link in it."""
+    return escape(" ".join(words.split()))
 
 
 def rows_of(requests: list[PredictionRequest], result: BatchResult) -> list[dict[str, Any]]:
@@ -239,7 +248,8 @@ PAGE = Template(
 <h2>Not made</h2>
 <ul>
 {%- for row in rows if not row.file %}
-  <li class="missing">{{ row.input.prompt }} <small>{{ row.status }}: {{ row.error }}</small></li>
+  <li class="missing">{{ row.input.prompt }}
+    <small>{{ row.status }}: {{ row.error or "it made no output" }}</small></li>
 {%- endfor %}
 </ul>
 {%- endif %}

@@ -209,8 +209,10 @@ class Products:
         id = self.ids.pop(str(item.key), None)
         if item.status in LEFT:
             return
-        error = item.error[: getattr(self.table.c.error.type, "length", None)]
-        values: dict[str, Any] = {"prediction_id": item.prediction_id, "error": error or None}
+        # Without a picture and a reason, it would be read again in each run.
+        why = item.error or ("" if item.files else "It succeeded, and made no output.")
+        why = why[: getattr(self.table.c.error.type, "length", None)]
+        values: dict[str, Any] = {"prediction_id": item.prediction_id, "error": why or None}
         if item.files:
             values |= {"picture": item.files[0].location, "sha256": item.files[0].sha256}
         # Or written already, and only the answer to that was lost.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow, get_run_logger, runtime, tags
+from prefect.exceptions import ParameterTypeError
 from pydantic import Field
 
 from prefect_cometapi import (
@@ -187,13 +188,14 @@ def main() -> int:
     once = table.with_options(retries=0)
     try:
         simulate = load_settings().api_key is None
+        options = once.validate_parameters({**options, "simulate": simulate})
         if simulate:
             print("No COMETAPI_KEY is set: the simulator draws stand-ins, for free.")
             print("Each run starts its own, so a scope does not carry over from the last one.")
         start_temporary_server()
         with tags(*TAGS):
-            print(once(simulate=simulate, **options).summary)
-    except CometAPIError as error:
+            print(once(**options).summary)
+    except (CometAPIError, ParameterTypeError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -151,7 +151,8 @@ async def variations(
             allow_failures=0.5,  # the best is chosen from what there is
             limit=limit,
         )
-        pictures = [item for item in tried.items if item.status is ItemStatus.SAVED]
+        # A success may have made nothing.
+        pictures = [each for each in tried.items if each.status is ItemStatus.SAVED and each.files]
         if not pictures or tried.count(*OPEN):
             text = f"The best is chosen once nothing is open any more; this is: {tried.summary}."
             raise BatchFailed(f"{text} Run again in the same scope.", result=tried)
@@ -173,17 +174,23 @@ async def variations(
             retry_failed=retry_failed,
             limit=limit,
         )
+    if not edited.items[0].files:
+        text = "The edit has succeeded, and made no output. Other words for it are another edit."
+        raise BatchFailed(text, result=edited)
     where = edited.items[0].files[0].location
+    if not load_settings().artifacts:
+        return where
     rows = [
         {
             **item.origin["choices"],
-            "picture": item.files[0].location if item.files else item.error,
+            "picture": item.files[0].location if item.files else item.error or "no output",
             "bytes": item.files[0].size if item.files else None,
             "edited": where if item is best else "",
         }
         for item in tried.items
     ]
-    await acreate_table_artifact(rows, key="variations", description=f"{prompt} → {edit}")
+    # The run has the prompt and the edit among its parameters; here they would be Markdown.
+    await acreate_table_artifact(rows, key="variations", description=tried.summary)
     return where
 
 

@@ -4,9 +4,12 @@ from prefect_cometapi.asset_keys import as_key as asset_key
 from prefect_cometapi.batch_models import (
     BatchItem,
     BatchResult,
+    FailedItem,
+    FailureGroup,
     ItemStatus,
     PredictionRequest,
     Shard,
+    Spread,
 )
 from prefect_cometapi.batch_tasks import (
     aiter_predictions,
@@ -79,7 +82,7 @@ from prefect_cometapi.orders import check_request
 from prefect_cometapi.prefect_api import start_temporary_server
 from prefect_cometapi.prompt_tasks import agenerate_prompts, generate_prompts
 from prefect_cometapi.prompts import combinations, fill_template
-from prefect_cometapi.provenance import Provenance
+from prefect_cometapi.provenance import Provenance, ProvenanceFile, SavedBy
 from prefect_cometapi.records import folder_of
 from prefect_cometapi.settings import CometAPISettings, load_settings
 from prefect_cometapi.shards import asplit_scope, split_scope
@@ -111,6 +114,8 @@ __all__ = [
     "ConfigurationError",
     "ContentRefused",
     "Did",
+    "FailedItem",
+    "FailureGroup",
     "Generation",
     "InputRejected",
     "InvalidInput",
@@ -139,13 +144,16 @@ __all__ = [
     "PredictionTimeout",
     "PromptsNotWritten",
     "Provenance",
+    "ProvenanceFile",
     "RateLimited",
     "Record",
     "RecordResult",
     "RequestError",
     "RequestRejected",
+    "SavedBy",
     "SavedFile",
     "Shard",
+    "Spread",
     "Standing",
     "StorageError",
     "SubmissionInDoubt",

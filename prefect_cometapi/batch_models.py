@@ -172,11 +172,11 @@ class BatchItem(_Data):
         default_factory=dict, description="Where its input came from, without secrets."
     )
     excerpt: str = Field(default="", description="The beginning of the prompt, for people.")
-    prediction_id: str | None = None
+    prediction_id: str | None = Field(default=None, description="The service's id of it.")
     record_key: str | None = Field(default=None, description="Its record in the ledger.")
     attempt: int = Field(default=1, description="Which attempt at the same request it is.")
     found: bool = Field(default=False, description="It was paid for by an earlier run.")
-    files: list[SavedFile] = Field(default_factory=list)
+    files: list[SavedFile] = Field(default_factory=list, description="What was saved of it.")
     output: Any = Field(default=None, description="The service's output; only without storage.")
     error: str = Field(default="", description="What went wrong, and what to do next.")
     error_type: str = Field(default="", description="The class of that error.")
@@ -210,29 +210,31 @@ class BatchItem(_Data):
 class Spread(_Data):
     """How a time is spread over items, in seconds."""
 
-    median: float
+    median: float = Field(description="Half took no longer.")
     p95: float = Field(description="95 % took no longer.")
-    longest: float
+    longest: float = Field(description="What the slowest took.")
 
 
 class FailedItem(_Data):
     """One of several items that went wrong for the same reason, by what it can be found by."""
 
-    number: int
-    key: str | None = None
-    excerpt: str = ""
-    prediction_id: str | None = None
-    record_key: str | None = None
-    request_id: str | None = None
+    number: int = Field(description="Its place among the inputs, from 0.")
+    key: str | None = Field(default=None, description="Your own name for it, where it has one.")
+    excerpt: str = Field(default="", description="The beginning of the prompt, for people.")
+    prediction_id: str | None = Field(default=None, description="The service's id of it.")
+    record_key: str | None = Field(default=None, description="Its record in the ledger.")
+    request_id: str | None = Field(
+        default=None, description="The service's id of the request that failed, for its support."
+    )
 
 
 class FailureGroup(_Data):
     """Items that went wrong for the same reason."""
 
-    status: ItemStatus
-    error_type: str = ""
+    status: ItemStatus = Field(description="How they ended.")
+    error_type: str = Field(default="", description="The class of their error.")
     reason: str = Field(default="", description="In the words of the first of them.")
-    count: int = 0
+    count: int = Field(default=0, description="How many there are.")
     items: list[FailedItem] = Field(
         default_factory=list, description="The first of them; of those in doubt, more."
     )
@@ -241,8 +243,8 @@ class FailureGroup(_Data):
 class BatchResult(_Data):
     """What became of a batch: small, also where it had a million items."""
 
-    scope: str
-    model: str
+    scope: str = Field(description="The scope under which each item is paid once.")
+    model: str = Field(description="The batch's model, as `owner/name`.")
     total: int = Field(description="Items that were looked at.")
     counts: dict[ItemStatus, int] = Field(description="How many items ended how.")
     created: int = Field(default=0, description="Predictions that this run has created.")
@@ -289,7 +291,7 @@ class BatchResult(_Data):
         description="Name of the file in the ledger's storage that holds all items, one a line.",
     )
     stopped: str = Field(default="", description="Why the batch was ended early; else empty.")
-    dry_run: bool = False
+    dry_run: bool = Field(default=False, description="Nothing was sent; it says what would be.")
 
     def count(self, *statuses: ItemStatus) -> int:
         """How many items have one of these statuses."""

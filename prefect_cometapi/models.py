@@ -154,14 +154,14 @@ class SavedFile(_Data):
 class Generation(_Data):
     """A prediction that succeeded, together with its saved files."""
 
-    prediction: Prediction
-    files: list[SavedFile]
+    prediction: Prediction = Field(description="What the service says of it.")
+    files: list[SavedFile] = Field(description="Its outputs, as they were saved.")
 
 
 class Cancellation(_Data):
     """What came of asking the service to cancel a prediction."""
 
-    prediction_id: str
+    prediction_id: str = Field(description="The service's id of it.")
     accepted: bool = Field(description="True where the service said that it is canceled.")
     message: str = Field(description="What the service answered, in a sentence.")
     prediction: Prediction | None = Field(

@@ -31,9 +31,11 @@ class _Data(BaseModel):
 class SavedBy(_Data):
     """The run that saved a file, by Prefect's ids."""
 
-    flow_run_id: str | None = None
-    task_run_id: str | None = None
-    deployment_id: str | None = None
+    flow_run_id: str | None = Field(default=None, description="Its flow run.")
+    task_run_id: str | None = Field(default=None, description="Its task run, where it was one.")
+    deployment_id: str | None = Field(
+        default=None, description="Its deployment, where the flow run is of one."
+    )
 
 
 class ProvenanceFile(_Data):
@@ -53,7 +55,7 @@ class Provenance(_Data):
     """Where a saved file came from. Null is what was not known when this was written."""
 
     format: int = Field(default=FORMAT, description="The version of this format.")
-    file: ProvenanceFile
+    file: ProvenanceFile = Field(description="The file that is told of.")
     prediction_id: str = Field(description="The service's id of the prediction.")
     api_root: str = Field(description="The API that it was created on; ids mean nothing elsewhere.")
     model: str = Field(description="The model, as `owner/name`.")

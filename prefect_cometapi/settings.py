@@ -175,8 +175,9 @@ class CometAPISettings(PrefectBaseSettings):
     prompts: bool = Field(
         default=True,
         description=(
-            "Repeat the beginning of prompts in logs, errors, records and artifacts. Without it, "
-            "no text of an input is sent to Prefect's server, and the model's log neither."
+            "Repeat the beginning of prompts in logs, errors, records, artifacts and events. "
+            "Without it, no text of an input is sent to Prefect's server, and the model's log "
+            "neither."
         ),
     )
     model_logs: bool = Field(

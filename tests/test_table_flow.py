@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flows.table import table
+from flows.table import main, table
 from prefect_cometapi import BatchResult, InvalidInput
 from prefect_cometapi.simulator import Simulator
 from tests.batches import TEXT
@@ -111,6 +111,20 @@ def test_a_table_that_is_none_is_refused_for_free(
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
         run(content)
+    assert not cometapi_simulator.requests
+
+
+@pytest.mark.parametrize("scope", [" ", "x" * 201])
+def test_a_scope_that_can_be_none_is_told_in_a_line(
+    scope: str,
+    folder: Path,
+    cometapi_simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["table.py", "--scope", scope])
+    assert main() == 1
+    assert "scope: String should" in capsys.readouterr().err
     assert not cometapi_simulator.requests
 
 

@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -78,6 +80,25 @@ def test_links_to_files_of_the_repository_lead_to_pages(site: Path) -> None:
     assert len(links) >= 5
     for link in links:
         assert (page / link / "index.html").is_file(), link
+
+
+def test_every_link_leads_to_a_page_and_to_a_place_on_it(site: Path) -> None:
+    pages = {path: path.read_text("utf-8") for path in site.rglob("*.html")}
+    places = {path: set(re.findall(r'\bid="?([^\s">]+)', text)) for path, text in pages.items()}
+    broken = []
+    for path, text in pages.items():
+        if path.name == "404.html":  # it is served from anywhere, so its links are absolute
+            continue
+        for link in re.findall(r'<a\b[^>]*?\shref="?([^\s">]*)', text):
+            to = urlsplit(unescape(link))
+            if to.scheme or to.netloc:
+                continue
+            target = Path(os.path.normpath(path.parent / unquote(to.path))) if to.path else path
+            target = target / "index.html" if target.is_dir() else target
+            if target not in pages or (to.fragment and unquote(to.fragment) not in places[target]):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert broken == []
+    assert len(pages) > 40
 
 
 def test_code_can_be_copied(site: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from prefect import State
+from prefect import State, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
 
 from flows.nightly_gallery import nightly_gallery
 
@@ -30,6 +32,15 @@ async def night(
     parameters["edition"] = own(edition, folder)
     state: State[str] = await flow(**parameters, return_state=True)
     return state
+
+
+async def artifacts_of(state: State[str], key: str) -> list[Artifact]:
+    """The artifacts of a run that have this key."""
+    run = state.state_details.flow_run_id
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run] if run else []))
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=of_run)
+    return [each for each in found if each.key == key]
 
 
 def galleries(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from prefect import State, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
 
@@ -90,6 +91,18 @@ async def test_a_retried_run_has_the_prompts_written_after_all(
     assert state.is_completed()
     assert cometapi_simulator.counts.chats == 5
     assert cometapi_simulator.counts.creates == 3
+
+
+async def test_it_shares_the_rate_of_the_limit_that_it_is_given(
+    cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    name = own("limit", tmp_path)
+    new = GlobalConcurrencyLimitCreate(name=name, limit=50, slot_decay_per_second=0.001)
+    async with get_client() as client:
+        await client.create_global_concurrency_limit(new)
+        assert (await night(tmp_path, limit=name)).is_completed()
+        limit = await client.read_global_concurrency_limit_by_name(name)
+    assert limit.active_slots == 3  # one for each create
 
 
 @pytest.mark.parametrize(

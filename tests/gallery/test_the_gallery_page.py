@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
+import pytest
+
 from prefect_cometapi.simulator import Simulator
-from tests.gallery.galleries import Page, galleries, manifest, night
+from tests.gallery.galleries import THEME, Page, artifacts_of, galleries, manifest, night
+from tests.servers import configure
 
 
 async def test_every_picture_is_there_with_its_prompt_model_time_and_prediction(
@@ -38,6 +42,33 @@ async def test_nothing_in_a_prompt_or_theme_is_markup(
     assert page.words.count(theme) >= 4  # the title, the heading and the prompts
     assert "script" not in page.tags
     assert len(page.pictures) == 3
+
+
+async def test_the_artifact_says_where_it_is_and_shows_the_theme_as_text(
+    cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    theme = "<img src='x'>\n\n# *boats* `1`"
+    state = await night(tmp_path, theme=theme)
+    (artifact,) = await artifacts_of(state, "nightly-gallery")
+    text = str(artifact.data)
+    assert text.startswith("<p>3 of 3 pictures on &lt;img")
+    assert "\n" not in text  # a line that is empty would end the block of HTML
+    assert "# *boats* `1`" in text
+    assert f"<code>{await state.aresult()}</code></p>" in unescape(text)
+
+
+async def test_the_artifact_can_be_turned_off_and_the_theme_be_left_out(
+    cometapi_simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch, prompts=False)
+    state = await night(tmp_path)
+    (artifact,) = await artifacts_of(state, "nightly-gallery")
+    assert str(artifact.data).startswith("<p>3 of 3 pictures, tonight")
+    assert THEME not in str(artifact.data)
+    configure(monkeypatch, artifacts=False)
+    state = await night(tmp_path)
+    assert state.is_completed()
+    assert not await artifacts_of(state, "nightly-gallery")
 
 
 async def test_one_that_is_refused_is_told_beside_the_rest(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect import State, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect import State
 
 from flows.variations import best_of, variations
 from prefect_cometapi import BatchItem, ItemStatus, SavedFile
-from prefect_cometapi.simulator import Simulator
-from tests.gallery.galleries import own
+from prefect_cometapi.simulator import Simulator, service
+from prefect_cometapi.simulator.catalogue import CATALOGUE
+from tests.gallery.galleries import artifacts_of, own
+from tests.servers import configure
 
 SCHNELL, PRO = "black-forest-labs/flux-schnell", "black-forest-labs/flux-2-pro"
 EDITOR = "black-forest-labs/flux-kontext-pro"
@@ -50,15 +52,53 @@ async def test_each_combination_is_made_and_the_largest_is_edited(
     given = base64.b64decode(edit.input["input_image"].partition(",")[2])
     assert given == largest.read_bytes()
     assert edit.id in Path(await state.aresult()).name
-    async with get_client() as client:
-        run = state.state_details.flow_run_id
-        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
-        (shown,) = [
-            each
-            for each in await client.read_artifacts(artifact_filter=of_run)
-            if each.type == "table"
-        ]
-    assert str(shown.data).count(await state.aresult()) == 1
+    (table,) = await artifacts_of(state, "variations")
+    assert str(table.data).count(await state.aresult()) == 1
+    assert table.description == "8 saved"
+
+
+async def test_its_table_is_an_artifact_that_can_be_turned_off(
+    cometapi_simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch, artifacts=False)
+    state = await vary(tmp_path)
+    assert Path(await state.aresult()).is_file()
+    assert not await artifacts_of(state, "variations")
+
+
+async def test_no_text_of_a_user_is_read_as_markdown(
+    cometapi_simulator: Simulator, tmp_path: Path
+) -> None:
+    link = "[A boat](https://evil.example)"
+    state = await vary(tmp_path, prompt=link, edit=f"!{link}")
+    (table,) = await artifacts_of(state, "variations")
+    assert "evil" not in f"{table.data} {table.description}"
+
+
+def makes_nothing(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """Let predictions of a model succeed without an output."""
+    changed = {**CATALOGUE, model: replace(CATALOGUE[model], output="null")}
+    monkeypatch.setattr(service, "CATALOGUE", changed)
+
+
+async def test_a_success_without_an_output_is_not_the_best_one(
+    cometapi_simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes_nothing(monkeypatch, SCHNELL)
+    state = await vary(tmp_path)
+    assert state.is_completed()
+    (table,) = await artifacts_of(state, "variations")
+    assert str(table.data).count("no output") == 2
+
+
+async def test_an_edit_without_an_output_is_told_and_paid_for_once(
+    cometapi_simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes_nothing(monkeypatch, EDITOR)
+    state = await vary(tmp_path, retries=1)
+    assert state.is_failed()
+    assert "made no output" in str(state.message)
+    assert cometapi_simulator.counts.creates == 5
 
 
 async def test_the_same_scope_again_pays_nothing(

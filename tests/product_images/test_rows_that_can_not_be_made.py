@@ -39,6 +39,17 @@ def test_failures_are_told_in_their_rows(shop: Shop) -> None:
     shop.check_pictures()
 
 
+def test_a_success_without_an_output_is_not_read_again(sqlite_shop: Shop) -> None:
+    shop = sqlite_shop
+    shop.add(1, 2)
+    result = shop.run(model="simulator/nothing")
+    assert result
+    assert result.summary == "2 saved"
+    assert [*shop.errors.values()] == ["It succeeded, and made no output."] * 2
+    assert shop.run(model="simulator/nothing") is None
+    assert shop.service.counts.creates == 2
+
+
 def test_a_row_whose_error_is_set_to_null_costs_nothing(sqlite_shop: Shop) -> None:
     shop = sqlite_shop
     shop.add(1)
