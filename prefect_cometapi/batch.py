@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from prefect_cometapi import batch_rules, events, portal, settlement, stops
 from prefect_cometapi.batch_models import (
     ITEMS_IN_RESULT,
-    SAMPLE,
     BatchItem,
     BatchResult,
     ItemStatus,
@@ -37,9 +36,6 @@ CANCEL_SECONDS = stops.AT_STOP - 3.0
 MANIFEST_TIMEOUT = 600.0
 #: After so many in a row that the storage does not take, nothing more is paid for.
 STORAGE_FAILURES = 10
-#: How many failures are remembered for the sample that is told of them; of those in doubt, as many
-#: as the sample has.
-FAILURES_KEPT = 200
 #: Why an item is refused, where that may quote its prompt.
 UNSAID = "It was refused where it was made; why is not repeated (setting `prompts`)."
 #: Seconds between two looks at whether something is to be told.
@@ -377,10 +373,7 @@ class Batch:
         self._not_taken = self._not_taken + 1 if refused else 0
         if not item.status.failure:
             return
-        doubtful = sum(each.status is ItemStatus.IN_DOUBT for each in self._failures)
-        if len(self._failures) < FAILURES_KEPT or (
-            item.status is ItemStatus.IN_DOUBT and doubtful < SAMPLE
-        ):
+        if batch_rules.may_be_told(item, self._failures):
             self._failures.append(item)
         if self._not_taken >= STORAGE_FAILURES:
             self.shop.halt(f"the storage did not take {self._not_taken} in a row: {item.error}")

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from prefect_cometapi.batch_models import SAMPLE, BatchItem, BatchResult, ItemStatus, Spread
 from prefect_cometapi.errors import (
@@ -34,6 +35,8 @@ from prefect_cometapi.ledger import Outcome, Record, shortened
 SHARE_FROM = 20
 #: In a deployed run, this many items are too many for records on a disk that may go with the pod.
 LOCAL_MOST = 100
+#: How many failures are kept for the sample of them that is told at the end.
+FAILURES_KEPT = 200
 #: Longest text of an item's error that is kept, in characters.
 ERROR_LENGTH = 1_500
 #: Longest part of it that the batch's own error repeats of each item in its sample.
@@ -254,6 +257,11 @@ def reason_of(error: BaseException) -> str:
     return shortened(text, REASON_LENGTH)
 
 
+def seconds_since(moment: datetime | None, now: datetime) -> float | None:
+    """Seconds since a moment of the service's clock, which may be ahead; None without one."""
+    return None if moment is None else max(0.0, (now - moment).total_seconds())
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """How values are spread; None without any."""
     if not values:
@@ -261,6 +269,12 @@ def spread(values: Sequence[float]) -> Spread | None:
     ordered = sorted(values)
     median, p95 = (round(_at(ordered, share), 3) for share in (0.5, 0.95))
     return Spread(median=median, p95=p95, longest=round(ordered[-1], 3))
+
+
+def may_be_told(item: BatchItem, kept: list[BatchItem]) -> bool:
+    """Whether an item that went wrong is kept for the sample that is told: what is in doubt is."""
+    in_doubt = sum(each.status is ItemStatus.IN_DOUBT for each in kept)
+    return len(kept) < FAILURES_KEPT or (item.status is ItemStatus.IN_DOUBT and in_doubt < SAMPLE)
 
 
 def first_failures(items: list[BatchItem]) -> list[BatchItem]:

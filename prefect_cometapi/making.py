@@ -101,7 +101,7 @@ class Making(Observers):
 
     def saved(self, prediction: Prediction, files: list[SavedFile]) -> None:
         """Its outputs are in storage, by this run: counted."""
-        self.saved_after = _since(prediction.completed_at)
+        self.saved_after = batch_rules.seconds_since(prediction.completed_at, datetime.now(UTC))
         self.shop.tally.files += len(files)
         self.shop.tally.size += sum(file.size for file in files)
         super().saved(prediction, files)
@@ -111,7 +111,7 @@ class Making(Observers):
         self.polls += 1
         self.shop.tally.polls += 1
         if prediction.finished and self.delay is None:
-            self.delay = _since(prediction.completed_at)
+            self.delay = batch_rules.seconds_since(prediction.completed_at, datetime.now(UTC))
             # With the first poll, it was complete before anybody looked.
             if self.delay is not None and self.polls > 1:
                 self.shop.tally.delays.append(self.delay)
@@ -359,11 +359,10 @@ class Making(Observers):
         if isinstance(error, SubmissionInDoubt) and error.abandoned:
             status = ItemStatus.ABANDONED
         values: dict[str, Any] = {"record_key": key} if key else {}
-        if (before := self._before) is not None:  # what went wrong is beside its files
-            self.was_found = True
-            status = batch_rules.status_of(error, paid=True)
+        if self._before is not None:  # what went wrong is beside its files
+            self.was_found, status = True, batch_rules.status_of(error, paid=True)
             names = {"prediction_id", "record_key", "attempt", "files", "created_at"}
-            values = before.model_dump(include=names)
+            values = self._before.model_dump(include=names)
         return self.item(
             status,
             error=batch_rules.told(error),
@@ -397,8 +396,3 @@ class Making(Observers):
             return self.item(ItemStatus.NOT_SENT, error=f"{why}.")
         self.shop.budget.take(self.order.model)
         return self.item(ItemStatus.PLANNED)
-
-
-def _since(moment: datetime | None) -> float | None:
-    """Seconds since a moment of the service's clock, which may be ahead; None without one."""
-    return None if moment is None else max(0.0, (datetime.now(UTC) - moment).total_seconds())

@@ -395,7 +395,5 @@ class FileSystem(_BlockStore):
 
     def _get_folder(self, folder: str, target: str) -> Any:
         if not hasattr(self.block, "get_directory"):
-            raise NotImplementedError(
-                "the block has no get_directory(), so files can not be listed"
-            )
+            raise NotImplementedError("no get_directory(), so files can not be listed")
         return block_calls.in_its_thread(self.block.get_directory)(folder, target)
