@@ -285,6 +285,7 @@ def happened(tmp_path_factory: pytest.TempPathFactory) -> Happened:
         return happened
 
 
+@pytest.mark.slow
 def test_no_logger_ever_logs_the_key(happened: Happened) -> None:
     records = happened.records
     assert {"httpx", "httpcore", "prefect_cometapi"} <= records.loggers
@@ -292,6 +293,7 @@ def test_no_logger_ever_logs_the_key(happened: Happened) -> None:
     assert [text for text in records.texts if holds_key(text)] == []
 
 
+@pytest.mark.slow
 def test_no_exception_shows_the_key(happened: Happened) -> None:
     kinds = {type(error) for error in happened.errors}
     assert SubmissionInDoubt in kinds
@@ -306,6 +308,7 @@ def test_no_exception_shows_the_key(happened: Happened) -> None:
             assert not holds_key(repr(vars(one)))
 
 
+@pytest.mark.slow
 def test_no_traceback_with_local_variables_shows_the_key(happened: Happened) -> None:
     # What Sentry, rich and pytest --showlocals write.
     for error in happened.errors:
@@ -313,6 +316,7 @@ def test_no_traceback_with_local_variables_shows_the_key(happened: Happened) -> 
         assert not holds_key("".join(report.format()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [pickle, cloudpickle])
 def test_no_pickle_holds_the_key(happened: Happened, module: Any) -> None:
     # Prefect stores results and exceptions.
