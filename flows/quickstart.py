@@ -147,7 +147,7 @@ async def quickstart(
         again = runtime.flow_run.run_count
         name = f"manifest-{again}.jsonl" if again and again > 1 else "manifest.jsonl"
         manifest = await awrite_text(storage, f"{folder}/{name}", lines) if files else ""
-        await acreate_gallery_artifact(pictures, storage, title=f"{len(files)} pictures")
+        await acreate_gallery_artifact(pictures, storage, title="Quickstart")
     except CometAPIError as error:
         return Failed(message=str(error))
     get_run_logger().info("Saved %d files. What each is: %s", len(files), manifest or "-")

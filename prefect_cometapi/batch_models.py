@@ -246,6 +246,11 @@ class BatchResult(_Data):
     scope: str = Field(description="The scope under which each item is paid once.")
     model: str = Field(description="The batch's model, as `owner/name`.")
     total: int = Field(description="Items that were looked at.")
+    unread: int = Field(
+        default=0,
+        description="Inputs that were not looked at, because the batch was ended early; only where "
+        "their number is known.",
+    )
     counts: dict[ItemStatus, int] = Field(description="How many items ended how.")
     created: int = Field(default=0, description="Predictions that this run has created.")
     found: int = Field(default=0, description="Items that an earlier run had paid for.")
@@ -307,4 +312,7 @@ class BatchResult(_Data):
         """The counts in words, the good ones first."""
         order = list(ItemStatus)
         parts = sorted(self.counts.items(), key=lambda part: order.index(part[0]))
-        return ", ".join(f"{number:,} {status}" for status, number in parts if number) or "no items"
+        words = [f"{number:,} {status}" for status, number in parts if number]
+        if self.unread:
+            words.append(f"{self.unread:,} not looked at")
+        return ", ".join(words) or "no items"

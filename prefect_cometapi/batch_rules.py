@@ -29,12 +29,14 @@ from prefect_cometapi.errors import (
     SubmissionInDoubt,
 )
 from prefect_cometapi.events import COMMAND
-from prefect_cometapi.ledger import Outcome, Record, shortened
+from prefect_cometapi.ledger import Outcome, Record, sentences, shortened
 
 #: A share of failures is no share before so many items have ended.
 SHARE_FROM = 20
 #: In a deployed run, this many items are too many for records on a disk that may go with the pod.
 LOCAL_MOST = 100
+#: Why an item is in doubt, where nobody remembers what happened to its create.
+FOUND_IN_DOUBT = "A create was sent by an earlier run, and what became of it is not known."
 #: How many failures are kept for the sample of them that is told at the end.
 FAILURES_KEPT = 200
 #: Longest text of an item's error that is kept, in characters.
@@ -249,17 +251,22 @@ def reason_of(error: BaseException) -> str:
     if prediction is not None and prediction.error:
         return shortened(prediction.error, REASON_LENGTH)
     text = getattr(error, "cause", None) or (
-        "" if isinstance(error, SubmissionInDoubt) else told(error)
+        FOUND_IN_DOUBT if isinstance(error, SubmissionInDoubt) else told(error)
     )
     text = text.replace(f" (request id: {getattr(error, 'request_id', None)})", "")
     if prediction is not None:
         text = text.replace(prediction.id, "…")
-    return shortened(text, REASON_LENGTH)
+    return sentences(text, REASON_LENGTH)
 
 
 def seconds_since(moment: datetime | None, now: datetime) -> float | None:
     """Seconds since a moment of the service's clock, which may be ahead; None without one."""
     return None if moment is None else max(0.0, (now - moment).total_seconds())
+
+
+def counted(items: int) -> str:
+    """So many items, in words."""
+    return f"{items:,} item{'' if items == 1 else 's'}"
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -305,14 +312,15 @@ def ending(result: BatchResult, allowed: float | None) -> BatchFailed | None:
     if fine and not result.stopped:
         return None
     # The reason first: lists of runs show the beginning.
-    wrong = f"{result.failed:,} of {result.total:,} items went wrong"
+    total = result.total + result.unread
+    wrong = f"{result.failed + result.unread:,} of {counted(total)} went wrong"
     lines = [f"{wrong}: {result.summary} (scope {result.scope!r})."]
     if result.stopped:
         lines.insert(0, f"The batch was ended early: {result.stopped}")
     for item in result.failures:
         of = f" (record {item.record_key})" if item.record_key else ""
         of = f" (prediction {item.prediction_id})" if item.prediction_id else of
-        why = shortened(item.reason or item.error, TOLD_LENGTH)
+        why = sentences(item.reason or item.error, TOLD_LENGTH)
         said = why.lower().startswith(f"{item.status}:")
         lines.append(f"- {item.what}{of}: {why if said else f'{item.status}. {why}'}")
     if (more := result.failed - len(result.failures)) > 0:

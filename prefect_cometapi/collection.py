@@ -40,6 +40,7 @@ from prefect_cometapi.pace import Pace
 from prefect_cometapi.portal import on_background_loop
 from prefect_cometapi.records import RecordStore
 from prefect_cometapi.reports import of_prediction
+from prefect_cometapi.settings import CometAPISettings
 from prefect_cometapi.storage import Storage, check_prefix, check_writable, open_storage
 from prefect_cometapi.submission import patience
 from prefect_cometapi.tasks import client_for, run_name
@@ -94,8 +95,7 @@ def collect_predictions(
         timeout=timeout,
         observer=lambda: of_prediction(client.settings),
     )
-    if client.settings.assets:
-        portal.call(_tell, storage, prefix, report)
+    portal.call(_tell, client.settings, storage, prefix, report)
     return report
 
 
@@ -120,17 +120,22 @@ async def acollect_predictions(
         timeout=timeout,
         observer=lambda: of_prediction(client.settings),
     )
-    if client.settings.assets:
-        await _tell(storage, prefix, report)
+    await _tell(client.settings, storage, prefix, report)
     return report
 
 
 @on_background_loop
-async def _tell(storage: Storage, prefix: str, report: LedgerReport) -> None:
-    """Tell Prefect of what was saved, and where."""
+async def _tell(
+    settings: CometAPISettings, storage: Storage, prefix: str, report: LedgerReport
+) -> None:
+    """Tell Prefect of what was not saved and why, and of what was, and where."""
+    observer = of_prediction(settings)
+    for result in report.results:
+        if result.did is not Did.SAVED:
+            observer.trouble(f"{result.record_key}: {result.message}")
     saved = [result for result in report.results if result.did is Did.SAVED]
     files = [file for result in saved for file in result.files]
-    if not files:
+    if not (files and settings.assets):
         return
     models = Counter(result.model for result in saved)
     metadata = {
@@ -204,9 +209,6 @@ class _Collecting:
                 break
             pause = max(settings.poll_min, pace.next_poll(age) - age)
             await asyncio.sleep(min(pause, settings.poll_max, timeout - age))
-        for result in results.values():
-            if result.did is not Did.SAVED:
-                self.observer().trouble(f"{result.record_key}: {result.message}")
         return LedgerReport(results=[results[entry.key] for entry in entries])
 
     async def _in_turn(self, entry: LedgerEntry) -> RecordResult:

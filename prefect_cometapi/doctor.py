@@ -6,8 +6,9 @@ Each check is a function that returns what it found, with what to do where somet
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from urllib.request import getproxies
 
 from prefect import get_client
@@ -25,6 +26,7 @@ from prefect_cometapi.settings import CometAPISettings, load_settings
 from prefect_cometapi.storage import check_writable
 from prefect_cometapi.urls import redact
 
+_PREFIX = "PREFECT_INTEGRATIONS_COMETAPI_"
 _WHERE = {
     "EnvFilterSettingsSource": "the environment",
     "FilteredDotEnvSettingsSource": ".env",
@@ -65,6 +67,17 @@ def setting_origins() -> dict[str, str]:
     return origins
 
 
+def misspelt(names: Iterable[str]) -> dict[str, str]:
+    """Which of these names of variables are no settings, and which ones are perhaps meant."""
+    known = {f"{_PREFIX}{name.upper()}" for name in CometAPISettings.model_fields}
+    wrong = [name for name in names if name.upper().startswith(_PREFIX)]
+    return {
+        name: next(iter(get_close_matches(name.upper(), known, 1, 0.9)), "")
+        for name in wrong
+        if name.upper() not in known
+    }
+
+
 async def examine(storage: str, block: str | None) -> AsyncIterator[Finding]:
     """All checks, in the order in which one depends on the other.
 
@@ -83,6 +96,10 @@ async def examine(storage: str, block: str | None) -> AsyncIterator[Finding]:
         value = getattr(settings, name)
         value = {"api_key": "(set)", "base_url": redact(str(value))}.get(name, value)
         yield Finding(None, f"  {name} = {value}, from {origin}")
+
+    for name, meant in misspelt(os.environ).items():
+        hint = f"; was {meant} meant?" if meant else ""
+        yield Finding(False, f"settings: there is none of the name {name}{hint}")
 
     proxies = {kind: url for kind, url in getproxies().items() if kind in ("http", "https", "all")}
     for kind, url in proxies.items():

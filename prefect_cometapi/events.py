@@ -18,7 +18,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect_cometapi import asset_keys, endings
 from prefect_cometapi.batch_models import BatchItem, BatchResult, ItemStatus
-from prefect_cometapi.ledger import Record, excerpt_of, shortened
+from prefect_cometapi.ledger import Record, excerpt_of, sentences, shortened
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
 
 #: What of a batch's predictions is told; of single ones, everything is.
@@ -213,7 +213,7 @@ def of_change(
         "run_time": subject.run_time,
         "queue_time": subject.queue_time,
         "estimated_cost": price,
-        "reason": shortened(reason, REASON),
+        "reason": sentences(reason, REASON),
         "error_type": error_type,
         "command": _command(change, subject),
         "list_command": _list_command(change, subject),
@@ -299,9 +299,10 @@ def share_class(failed: int, total: int) -> str:
 
 def numbers_of(result: BatchResult) -> dict[str, Any]:
     """What became of a batch, in numbers, with the same names wherever they are told."""
-    count = result.count
+    count, all_inputs = result.count, result.total + result.unread
+    wrong = result.failed + result.unread
     return {
-        "total": result.total,
+        "total": all_inputs,
         "saved": count(ItemStatus.SAVED),
         "succeeded": count(ItemStatus.SUCCEEDED),
         "failed": count(ItemStatus.FAILED),
@@ -312,8 +313,9 @@ def numbers_of(result: BatchResult) -> dict[str, Any]:
         "refused": count(ItemStatus.REFUSED),
         "not_sent": count(ItemStatus.NOT_SENT),
         "abandoned": count(ItemStatus.ABANDONED),
-        "went_wrong": result.failed,
-        "failure_share": round(result.failed / result.total, 4) if result.total else 0.0,
+        "unread": result.unread,
+        "went_wrong": wrong,
+        "failure_share": round(wrong / all_inputs, 4) if all_inputs else 0.0,
         "created": result.created,
         "found": result.found,
         "estimated_cost": result.estimated_cost,
@@ -338,7 +340,7 @@ def of_batch(result: BatchResult) -> Notice:
         "prefect.resource.name": shortened(f"{result.model}: {result.scope}", NAME),
         "cometapi.model": result.model,
         "cometapi.scope": result.scope,
-        "cometapi.failure-share": share_class(result.failed, result.total),
+        "cometapi.failure-share": share_class(numbers["went_wrong"], numbers["total"]),
         "cometapi.in-doubt": _yes(numbers["in_doubt"]),
         "cometapi.paid-not-saved": _yes(numbers["paid_not_saved"]),
         "cometapi.stopped": _yes(result.stopped),

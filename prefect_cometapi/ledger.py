@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -323,6 +324,14 @@ def shortened(text: str, length: int) -> str:
     """Text in one line of at most `length` characters, without the queries of URLs in it."""
     line = _QUERY.sub(r"\1", " ".join(text.split()))
     return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def sentences(text: str, length: int) -> str:
+    """As many whole sentences of a text as fit: no command in it is cut in two."""
+    if len(line := shortened(text, sys.maxsize)) <= length:
+        return line
+    end = max(line.rfind(". ", 0, length), line.rfind(": ", 0, length))
+    return f"{line[:end]}." if end > 0 else shortened(line, length)
 
 
 def excerpt_of(input: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from prefect_cometapi import operations, portal
 from prefect_cometapi.collection import collect
 from prefect_cometapi.credentials import CometAPICredentials
 from prefect_cometapi.decisions import (
+    Did,
     LedgerEntry,
     LedgerReport,
     RecordResult,
@@ -119,9 +120,10 @@ def _show(options: Namespace) -> int:
     if options.json:
         return _print_json(entries)
     for entry in entries:
-        fields = {"key": entry.key, "state": entry.state, "scope": entry.scope}
+        fields = {"record": entry.key, "state": entry.state, "scope": entry.scope}
         if entry.record:
-            fields |= entry.record.model_dump(mode="json", exclude={"owner", "scope", "files"})
+            known = entry.record.model_dump(mode="json", exclude={"owner", "scope", "files"})
+            fields |= {"request key" if name == "key" else name: known[name] for name in known}
         for name, value in fields.items():
             if value not in (None, "", []):
                 print(f"{name:<15} {plain(value)}")
@@ -316,7 +318,7 @@ def row(entry: LedgerEntry) -> Sequence[str]:
         str(record.attempt),
         plain(record.model),
         plain(record.prediction_id or "-"),
-        plain(shortened(record.excerpt if record.key is None else record.key, 40)),
+        plain(shortened(": ".join(filter(None, (record.key, record.excerpt))), 60)),
     )
 
 
@@ -330,9 +332,11 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def line_of(result: RecordResult) -> str:
-    """What was done about a record, in a line."""
-    return f"{result.did:<14}  {result.record_key}  {plain(result.message)}"
+def line_of(result: RecordResult, *, several: bool = False) -> str:
+    """What was done about a record, in a line; of several in doubt, what to do is said below."""
+    below = several and result.did is Did.IN_DOUBT
+    message = "It may have been paid for; see below." if below else plain(result.message)
+    return f"{result.did:<14}  {result.record_key}  {message}"
 
 
 def plain(value: object) -> str:
@@ -345,8 +349,11 @@ def _records(count: int) -> str:
 
 
 def _print_report(report: LedgerReport) -> int:
+    doubtful = [result for result in report.results if result.did is Did.IN_DOUBT]
     for result in report.results:
-        print(line_of(result))
+        print(line_of(result, several=len(doubtful) > 1))
+    if len(doubtful) > 1:
+        print(f"\nIn doubt: a create may have been accepted and paid for. {way_out('KEY')}\n")
     if len(report.results) > 1:
         print(f"{report.summary}.")
     return 0 if report.done else 1

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefect_cometapi import batch_rules, lifecycle, saving, settlement
 from prefect_cometapi.batch_models import BatchItem, ItemStatus, PredictionRequest
-from prefect_cometapi.batch_rules import NotSent
+from prefect_cometapi.batch_rules import FOUND_IN_DOUBT, NotSent
 from prefect_cometapi.errors import (
     ContentRefused,
     OutputExpired,
@@ -363,13 +363,18 @@ class Making(Observers):
             self.was_found, status = True, batch_rules.status_of(error, paid=True)
             names = {"prediction_id", "record_key", "attempt", "files", "created_at"}
             values = self._before.model_dump(include=names)
+        told = {
+            "reason": batch_rules.reason_of(error),
+            "request_id": getattr(error, "request_id", None),
+        }
+        known = self.shop.index.item(self.key)
+        if key and known and known.record_key == key and told["reason"] == FOUND_IN_DOUBT:
+            told = {"reason": known.reason, "request_id": known.request_id}
         return self.item(
             status,
             error=batch_rules.told(error),
             error_type=type(error).__name__,
-            reason=batch_rules.reason_of(error),
-            request_id=getattr(error, "request_id", None),
-            **values,
+            **{**told, **values},
         )
 
     def planned(self) -> BatchItem:

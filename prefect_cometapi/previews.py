@@ -112,6 +112,8 @@ async def gallery_of(
     )
     there = sum(picture is not None for picture in pictures)
     line = f"{there:,} pictures of {files:,} files" if there else f"{files:,} files"
+    if there == files:
+        line = f"{files:,} picture{'' if files == 1 else 's'}"
     if heading:
         line = markup.paragraph(f"{markup.text(heading)}: {line}")
     return MarkdownArtifact(key=key, markdown=page, description=description or line)

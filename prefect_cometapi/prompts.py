@@ -68,11 +68,17 @@ def _finalize(value: Any) -> Any:
     return value
 
 
+class _Blank(str):
+    """What a table without NULL, as CSV, has where there is nothing; a text for templates."""
+
+    __slots__ = ()
+
+
 def _is_empty(value: object) -> bool:
-    """True for NULL of a database, and for what pandas puts in its place."""
+    """True for NULL of a database, and for what pandas and CSV have in its place."""
     if isinstance(value, float | Decimal):
         return math.isnan(value)
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
+    return value is None or type(value).__name__ in ("NAType", "NaTType", _Blank.__name__)
 
 
 _environment = _Sandbox(undefined=StrictUndefined, autoescape=False, finalize=_finalize)
@@ -107,8 +113,8 @@ def fill_template(
     Yields:
         A request for each row, whose `labels` and `origin` say which row it was, counted from 0
         as items of a batch are. A row that lacks a name which the template uses, or its key, or
-        leaves it empty (None), or makes an empty prompt, is a request that is `refused`, with the
-        reason: a batch counts it as such, and goes on.
+        leaves it empty (None, NaN, a blank text), or makes an empty prompt, is a request that is
+        `refused`, with the reason: a batch counts it as such, and goes on.
 
     Raises:
         InvalidInput: The template can not be read (at once, with the line), or the rows are no
@@ -290,10 +296,10 @@ def _explaining(names: set[str], row: Mapping[str, Any]) -> Iterator[None]:
             why = f"the template can not be filled: {error.message}"
         raise _Unfilled(f"{why}; it has: {_columns(row)}") from None
     except _EmptyValue:
-        found = sorted(repr(name) for name in names if _is_empty(row.get(name, "")))
+        found = sorted(repr(name) for name in names if _is_empty(row.get(name, 0)))
         raise _Unfilled(
-            f"the template needs {', '.join(found) or 'a value'}, which the row leaves empty "
-            "(None); a template can say what to use then: {{ colour or 'blue' }}"
+            f"the template needs {', '.join(found) or 'a value'}, which the row leaves empty"
+            "; a template can say what to use then: {{ colour or 'blue' }}, or {{ colour or '' }}"
         ) from None
     except Exception as error:  # whatever a filter, or a value in the row, raises
         what = error.message if isinstance(error, TemplateError) else None
@@ -323,6 +329,7 @@ def _filled(
         if key is not None:
             known["key"] = _key_of(columns, key)
             name += f" ({key} {known['key']!r})"
+        columns = {name: _as_blank(value) for name, value in columns.items()}
         names = {"row": columns, **columns}
         input = {field: make(names) for field, make in makers.items()}
         if isinstance(prompt := input.get("prompt"), str):
@@ -342,6 +349,10 @@ def _as_columns(row: object) -> dict[str, Any]:
         return {str(name): value for name, value in dict(cast("Any", row)).items()}
     except Exception as error:  # whatever the library that made it raises
         raise _Unfilled(f"it can not be read: {type(error).__name__}: {error!s:.200}") from None
+
+
+def _as_blank(value: Any) -> Any:
+    return _Blank() if isinstance(value, str) and not value.strip() else value
 
 
 def _key_of(columns: Mapping[str, Any], key: str) -> str:

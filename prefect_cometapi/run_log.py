@@ -9,6 +9,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
 from prefect_cometapi.batch_models import BatchResult
+from prefect_cometapi.batch_rules import counted
 from prefect_cometapi.models import Cancellation, Prediction, SavedFile
 from prefect_cometapi.observer import Observer
 from prefect_cometapi.tally import BatchObserver, BatchOptions, Tally, progress_line
@@ -108,7 +109,7 @@ class BatchLog(BatchObserver):
     def began(self, tally: Tally, options: BatchOptions, ledger: str) -> None:
         """It is about to look at the first input."""
         if not options.dry_run:
-            number = "" if tally.expected is None else f" of {tally.expected:,} items"
+            number = "" if tally.expected is None else f" of {counted(tally.expected)}"
             self._log.info(
                 "A batch%s of %s, scope %r; its records are in the %s.",
                 number,
@@ -142,17 +143,17 @@ class BatchLog(BatchObserver):
             cost = result.estimated_cost
             price = "no price is set for all models" if cost is None else f"an estimated {cost:g}"
             self._log.info(
-                "A dry run: %s, of %s items; to create: %s predictions (%s). Nothing was sent.",
+                "A dry run: %s, of %s; to create: %s predictions (%s). Nothing was sent.",
                 result.summary,
-                f"{result.total:,}",
+                counted(result.total + result.unread),
                 f"{result.created:,}",
                 price,
             )
             return
         self._log.info(
-            "%s, of %s items in %.1f s; %s created now, %s paid for before. Manifest: %s",
+            "%s, of %s in %.1f s; %s created now, %s paid for before. Manifest: %s",
             result.summary,
-            f"{result.total:,}",
+            counted(result.total + result.unread),
             result.seconds,
             f"{result.created:,}",
             f"{result.found:,}",

@@ -14,7 +14,7 @@ from prefect_cometapi.batch_models import (
     ItemStatus,
     Spread,
 )
-from prefect_cometapi.batch_rules import ways_out
+from prefect_cometapi.batch_rules import counted, ways_out
 from prefect_cometapi.events import COMMAND
 
 #: So many items are named of each reason; of those in doubt, each of which is to be decided, more.
@@ -23,7 +23,7 @@ NAMED, IN_DOUBT_NAMED = 5, 50
 
 def headline(result: BatchResult, *, interrupted: bool = False) -> str:
     """What became of it in a line, which the lists of Prefect's UI show."""
-    what = f"{result.summary}, of {result.total:,} items"
+    what = f"{result.summary}, of {counted(result.total + result.unread)}"
     if result.dry_run:
         return f"A dry run: {what}; nothing was sent"
     early = "Interrupted: " if interrupted else "Ended early: " if result.stopped else ""
@@ -167,7 +167,7 @@ def _cost(result: BatchResult, created: Mapping[str, int], prices: Mapping[str, 
 
 def _numbers(result: BatchResult, place: str) -> list[list[str]]:
     told = {
-        "items": f"{result.total:,}: {result.summary}",
+        "items": result.summary,
         "paid for by an earlier run": f"{result.found:,}" if result.found else "",
         "saved now": (
             f"{result.files:,} files, {markup.size(result.size)}" if result.files else ""

@@ -120,6 +120,7 @@ class Tally:
                 "scope": options.scope,
                 "model": options.model,
                 "total": self.ended,
+                "unread": max(0, (self.expected or 0) - self.looked_at),
                 "counts": dict(self.counts),
                 "created": self.created.total(),
                 "found": self.found,

@@ -111,3 +111,21 @@ def test_proxies_are_shown_without_their_password(
     assert "https proxy: http://proxy.example:3128" in said
     assert "hush" not in said
     assert "FAIL  SSL_CERT_FILE: /nowhere/ca.pem does not exist" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("THUMNAILS", "PREFECT_INTEGRATIONS_COMETAPI_THUMBNAILS"),
+        ("prompt", "PREFECT_INTEGRATIONS_COMETAPI_PROMPTS"),
+        ("SOMETHING_ELSE_ENTIRELY", ""),
+    ],
+)
+def test_a_setting_that_is_misspelt_is_named(
+    name: str, meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"PREFECT_INTEGRATIONS_COMETAPI_{name}", "false")
+    code, said = run(capsys)
+    assert code == 1
+    hint = f"; was {meant} meant?" if meant else ""
+    assert f"there is none of the name PREFECT_INTEGRATIONS_COMETAPI_{name}{hint}\n" in said

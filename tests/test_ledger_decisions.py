@@ -16,6 +16,7 @@ from prefect_cometapi.ledger import (
     in_doubt,
     read_record,
     record_key,
+    sentences,
     way_out,
 )
 from prefect_cometapi.models import Prediction, PredictionStatus, SavedFile
@@ -260,3 +261,16 @@ def test_in_doubt_says_what_to_do(record: Record | None, says: str) -> None:
 def test_the_time_in_a_message_is_utc() -> None:
     elsewhere = read_record(STORED | {"sent_at": "2026-03-12T13:27:18+02:00"})
     assert "2026-03-12 11:27:18 UTC" in str(in_doubt(PINNED, elsewhere, 0.003))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("It failed. Run `a b` again.", "It failed. Run `a b` again."),
+        ("It failed after 3.1 s.  Run `some long command` again.", "It failed after 3.1 s."),
+        ("Not done: run `some long command` again, later.", "Not done."),
+        ("One sentence that does not end before the end", "One sentence that does not end…"),
+    ],
+)
+def test_no_sentence_is_cut_where_one_fits(text: str, kept: str) -> None:
+    assert sentences(text, 31) == kept

@@ -88,7 +88,7 @@ def test_rows_that_are_not_in_order_are_told_alone_and_made_when_they_are(
     assert {row["id"] for row in rows if row["status"] == "saved"} == {"a", "e"}
     assert "Row 1: its column 'id', which is the key, is empty" in rows[1]["error"]
     assert "Row 2 (id 'c')" in rows[2]["error"]
-    assert "makes an empty prompt" in rows[3]["error"]
+    assert "which the row leaves empty" in rows[3]["error"]
     assert "it has: id, more cells than columns" in rows[5]["error"]
     assert cometapi_simulator.counts.creates == 2
     assert run(MENDED, scope=scope).summary == "7 saved"

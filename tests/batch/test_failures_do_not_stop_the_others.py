@@ -83,8 +83,11 @@ def test_what_is_in_doubt_is_marked_and_the_rest_goes_on(
     for command in ("list --in-doubt", "adopt", "resubmit", "abandon"):
         assert command in str(error)
     assert batches.service.counts.creates == 4
-    # It stays so, whatever failures are allowed, and is never sent again.
-    assert statuses(batches.fail(boats(4), allow_failures=4).result)[1] is ItemStatus.IN_DOUBT
+    # It stays so, whatever failures are allowed, and is never sent again; nor is the reason lost.
+    again = batches.fail(boats(4), allow_failures=4).result
+    assert statuses(again)[1] is ItemStatus.IN_DOUBT
+    assert again.items[1].reason == in_doubt.reason
+    assert again.items[1].request_id == in_doubt.request_id
     assert batches.service.counts.creates == 4
 
 
@@ -145,6 +148,9 @@ def test_an_error_of_the_account_stops_it_at_once(fault: str, words: str, batche
     assert error.result.count(SAVED) == 3
     assert error.result.count(ItemStatus.NOT_SENT) >= 1
     assert error.result.total < 500
+    assert error.result.total + error.result.unread == 500
+    assert f"of 500 items went wrong: {error.result.summary}" in str(error)
+    assert error.result.summary.endswith(" not looked at")
     # With the trouble gone, all are made.
     batches.service.clear_faults()
     assert batches.run(boats(40)).summary == "40 saved"

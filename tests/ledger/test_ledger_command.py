@@ -86,10 +86,13 @@ def test_the_story_of_a_night(
     said = run("show", doubtful[0])
     assert f"ledger resubmit {doubtful[0]}" in said.out
     assert "A paper boat" in said.out
+    assert said.out.split()[:2] == ["record", doubtful[0]]
 
     said = run("collect", "--scope", scope, "--storage", tmp_path / "pictures", "--timeout", "20")
     assert said.code == 1, "some are in doubt"
     assert said.out.splitlines()[-1] == "3 in doubt; 1 saved."
+    assert said.out.count("ledger adopt KEY PREDICTION_ID") == 1
+    assert "in doubt" not in said.err
     assert len(list((tmp_path / "pictures").glob("*.webp"))) == 1
 
     said = run("adopt", doubtful[0], lost)

@@ -148,14 +148,20 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a column that is empty": (
         BOAT,
         {"id": 1, "colour": None},
-        "the template needs 'colour', which the row leaves empty (None)",
+        "the template needs 'colour', which the row leaves empty; a template can say",
     ),
     "what pandas calls empty": (
         {"prompt": "x", "seed": "{{ seed }}"},
         {"id": 1, "seed": float("nan")},
         "needs 'seed', which the row leaves empty",
     ),
-    "an empty prompt": (" {{ a }} ", {"id": 1, "a": "  "}, "makes an empty prompt"),
+    "a blank cell of a CSV table": (
+        "A {{ colour }} {{ name }}",
+        {"id": 1, "colour": "", "name": " "},
+        "the template needs 'colour', 'name', which the row leaves empty",
+    ),
+    "one that is the whole prompt": (" {{ a }} ", {"id": 1, "a": "  "}, "leaves empty"),
+    "an empty prompt": ("{{ a or '' }}", {"id": 1, "a": "  "}, "makes an empty prompt"),
     "a key that is missing": (
         BOAT,
         {"colour": "red"},
