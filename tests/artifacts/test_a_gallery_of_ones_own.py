@@ -51,7 +51,7 @@ def test_sixteen_predictions_are_one_gallery(
     assert asyncio.run(working())
     gallery = only(artifacts_of(runs[0]), "gallery")
     assert gallery.key == "cometapi-gallery-boats"
-    assert gallery.description == "<p>Boats &lt;at&gt; dawn: 16 pictures of 16 files</p>"
+    assert gallery.description == "<p>Boats &lt;at&gt; dawn: 16 pictures</p>"
     assert gallery.page.said.startswith("Boats <at> dawn")
     assert len([picture(each["src"]) for each in gallery.page.images]) == 16
     assert [row[1] for row in gallery.page.rows[-16:]] == [f"Boat {n}" for n in range(16)]

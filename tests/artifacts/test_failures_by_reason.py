@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prefect_cometapi.batch_models import BatchItem, ItemStatus
-from prefect_cometapi.batch_rules import reason_of, spread
+from prefect_cometapi.batch_rules import FOUND_IN_DOUBT, reason_of, spread
 from prefect_cometapi.errors import (
     InputRejected,
     InvalidInput,
@@ -121,7 +121,7 @@ RECORD = Record(scope="s", model="a/b", api_root="x", sent_at="2026-11-22T00:00:
         ),
         (InvalidInput("Row 3 has no colour."), "Row 3 has no colour."),
         (in_doubt("key", RECORD, None, UnknownOutcome("HTTP 502", request_id="r-2")), "HTTP 502"),
-        (in_doubt("key", RECORD, None), ""),
+        (in_doubt("key", RECORD, None), FOUND_IN_DOUBT),
         (ZeroDivisionError("oops"), "ZeroDivisionError: oops"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_batch_that_went_well() -> None:
     )
     assert shown.headings == ["100 saved, of 100 items", "Cost", "Numbers", "What to do next"]
     assert numbers(shown) == {
-        "items": "100: 100 saved",
+        "items": "100 saved",
         "paid for by an earlier run": "3",
         "saved now": "97 files, 12.3 MB",
         "outputs": "S3Bucket block 'pictures'",

@@ -132,7 +132,7 @@ async def test_the_snippet_reads_a_summary(tmp_path: Path) -> None:
         await store.write("night/summary-1.json", json.dumps(events.summary_of(RESULT)).encode())
 
     await portal.acall(write)
-    [snippet] = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    snippet, *_ = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     names: dict[str, Any] = {}
     exec(snippet, names)  # noqa: S102 - our own docs
     assert names["night"](tmp_path, "night/manifest-1.jsonl") == (RESULT.summary, 3.0)
