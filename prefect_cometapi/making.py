@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect_cometapi import batch_rules, lifecycle, saving, settlement
+from prefect_cometapi.attempts import MAY_BE_RETRIED, Past, past_of
 from prefect_cometapi.batch_models import BatchItem, ItemStatus, PredictionRequest
-from prefect_cometapi.batch_rules import FOUND_IN_DOUBT, NotSent
+from prefect_cometapi.batch_rules import NotSent
 from prefect_cometapi.errors import (
     ContentRefused,
     OutputExpired,
@@ -30,18 +31,8 @@ from prefect_cometapi.provenance_files import write_beside
 from prefect_cometapi.submission import Submission
 from prefect_cometapi.workshop import Workshop
 
-#: How a prediction ended that is made again where the caller wants what failed to be.
-MAY_BE_RETRIED = (Outcome.FAILED, Outcome.CANCELED, Outcome.EXPIRED)
-#: After which a further attempt is made in any case.
-ONE_MORE = (Outcome.RESUBMITTED, Outcome.STOPPED)
-
-
-@dataclass(frozen=True)
-class _Past:
-    """The attempts that are not to be gone on with: how many, and how many of them count."""
-
-    attempts: int
-    counted: int
+#: What an item keeps of an earlier run whose files are there.
+OF_ITS_FILES = {"prediction_id", "record_key", "attempt", "files", "created_at"}
 
 
 class Making(Observers):
@@ -272,21 +263,10 @@ class Making(Observers):
         )
         return self.item(ItemStatus.SAVED, files=files)
 
-    def _past(self) -> _Past:
+    def _past(self) -> Past:
         """The attempts that are not to be gone on with."""
-        again, number, counted = self.shop.options.retry_failed, 0, 0
-        while True:
-            _, record = self.shop.index.record(self.key_of(number + 1))
-            outcome = record.outcome if record else None
-            if outcome in MAY_BE_RETRIED:
-                # Where the next attempt is there already, it is what is gone on with.
-                if not again and not self.shop.index.record(self.key_of(number + 2))[0]:
-                    break
-                counted += not again
-            elif outcome not in ONE_MORE:
-                break
-            number += 1
-        return _Past(number, counted)
+        index, again = self.shop.index, self.shop.options.retry_failed
+        return past_of(lambda attempt: index.record(self.key_of(attempt)), again=again)
 
     async def _created(self, after: int) -> Prediction:
         self.creating = not self.shop.halted
@@ -354,28 +334,30 @@ class Making(Observers):
         """What became of it, by the error that it ended with."""
         if isinstance(error, batch_rules.ENDS_THE_BATCH):
             self.shop.halt(str(error), error)
-        status = batch_rules.status_of(error, paid=self.prediction is not None)
-        key = error.record_key if isinstance(error, SubmissionInDoubt) else None
-        if isinstance(error, SubmissionInDoubt) and error.abandoned:
-            status = ItemStatus.ABANDONED
-        values: dict[str, Any] = {"record_key": key} if key else {}
-        if self._before is not None:  # what went wrong is beside its files
-            self.was_found, status = True, batch_rules.status_of(error, paid=True)
-            names = {"prediction_id", "record_key", "attempt", "files", "created_at"}
-            values = self._before.model_dump(include=names)
-        told = {
+        paid = self.prediction is not None or self._before is not None
+        status = batch_rules.status_of(error, paid=paid)
+        values: dict[str, Any] = {
+            "error": batch_rules.told(error),
+            "error_type": type(error).__name__,
             "reason": batch_rules.reason_of(error),
             "request_id": getattr(error, "request_id", None),
         }
-        known = self.shop.index.item(self.key)
-        if key and known and known.record_key == key and told["reason"] == FOUND_IN_DOUBT:
-            told = {"reason": known.reason, "request_id": known.request_id}
-        return self.item(
-            status,
-            error=batch_rules.told(error),
-            error_type=type(error).__name__,
-            **{**told, **values},
-        )
+        if self._before is not None:  # what went wrong is beside its files
+            self.was_found = True
+            values |= self._before.model_dump(include=OF_ITS_FILES)
+        if isinstance(error, SubmissionInDoubt):
+            values |= self._doubt(error)
+            status = ItemStatus.ABANDONED if error.abandoned else status
+        return self.item(status, **values)
+
+    def _doubt(self, error: SubmissionInDoubt) -> dict[str, Any]:
+        """Which record is in doubt, and why where that was told when it came to be."""
+        record, known = error.record_key, self.shop.index.item(self.key)
+        values: dict[str, Any] = {"record_key": record} if record else {}
+        if record and error.cause is None and known and known.record_key == record:
+            known = self._told(known)
+            values |= {"reason": known.reason, "request_id": known.request_id}
+        return values
 
     def planned(self) -> BatchItem:
         """What would become of it, by the records."""

@@ -91,6 +91,19 @@ def test_what_is_in_doubt_is_marked_and_the_rest_goes_on(
     assert batches.service.counts.creates == 4
 
 
+def test_a_reason_of_an_earlier_run_is_told_without_its_prompt(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = {"prompt": "no usable reply came"}  # which the reason happens to quote
+    batches.service.script("create", ["lost"])
+    first = batches.fail([prompt]).result.items[0]
+    assert prompt["prompt"] in first.reason
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_COMETAPI_PROMPTS", "false")
+    again = batches.fail([prompt]).result.items[0]
+    assert again.status is ItemStatus.IN_DOUBT
+    assert again.reason == first.reason.replace(prompt["prompt"], "…")
+
+
 def test_in_doubt_comes_first_in_the_error(batches: Batches) -> None:
     batches.service.script("prediction", ["failed"] * 12)
     batches.service.script_at("create.lost", 13)
