@@ -188,11 +188,13 @@ class Screen:
 
     def open_artifact(self, key: str) -> None:
         """Open one of those that are listed, by the beginning of its key."""
+        self.page.set_viewport_size({"width": 1280, "height": 2400})  # far below, none is there
         named = self.page.get_by_text(re.compile(rf"^\s*{key}"))
         self.page.locator("a[href*='/artifacts/']").filter(has=named).first.click()
         if self.ui == "v2":  # leads to all versions of it, the newest first
             self.page.locator("a[href*='/artifacts/artifact/']").first.click()
         self.page.wait_for_url("**/artifacts/artifact/*")
+        self.page.set_viewport_size({"width": 1280, "height": 900})
 
     def menu(self, name: str) -> None:
         """Open the menu with the three dots at the top of the page, and take this of it."""

@@ -27,8 +27,9 @@ def day():
     credentials = CometAPICredentials.from_env()
     run_predictions(credentials, model, kettles, storage, dry_run=True)
     run_predictions(credentials, model, kettles, storage)
-    made = [generate(credentials, "simulator/url", {"prompt": "A boat"}, storage, sample=n)
+    made = [generate.submit(credentials, "simulator/url", {"prompt": "A boat"}, storage, sample=n)
             for n in range(3)]
+    made = [each.result() for each in made]
     create_gallery_artifact(made, storage, key="boats", title="Three <b>paper</b> boats")
 
 day()
@@ -70,6 +71,7 @@ def test_how_far_a_batch_is(ui: Screen) -> None:
 def test_a_gallery_of_ones_own(ui: Screen) -> None:
     open_artifact(ui, "a day's work", "boats")
     ui.sees("Three <b>paper</b> boats")
+    ui.page.locator("img[src^='data:']").first.wait_for()
     assert len(ui.pictures()) == 3
     assert all(ui.pictures())
     ui.keep("own-gallery")
@@ -78,6 +80,7 @@ def test_a_gallery_of_ones_own(ui: Screen) -> None:
 def test_the_table_of_variations(ui: Screen) -> None:
     ui.open("/artifacts")
     ui.page.get_by_text("variations", exact=True).first.click()
+    ui.page.locator("a[href*='/artifacts/artifact/']").first.click()
     ui.sees("aspect_ratio")
     ui.sees("1:1")
     ui.keep("variations")
