@@ -248,19 +248,29 @@ class Screen:
 
     def choices(self, title: str) -> list[str]:
         """What a drop-down offers; it stays open."""
-        opener = self._opener(title)
-        if self.ui == "classic":  # opens and closes at once when it is clicked without a hand
-            opener.focus()
-            self.page.keyboard.press("ArrowDown")
-        else:
-            opener.click()
-        self._options.first.wait_for()
+        for _ in range(int(PATIENCE / 5)):
+            opener = self._opener(title)
+            if self.ui == "classic":  # opens and closes at once when it is clicked without a hand
+                opener.focus()
+                self.page.keyboard.press("ArrowDown")
+            else:
+                opener.click()
+            with suppress(Exception):  # it has closed again, or is drawn anew
+                self._options.first.wait_for(timeout=5000)
+                break
         return [text.strip() for text in self._options.all_inner_texts()]
 
     def choose(self, title: str, choice: str) -> None:
-        """Open a drop-down, and take this of it."""
-        assert choice in self.choices(title)
-        self._options.filter(has_text=re.compile(rf"^\s*{re.escape(choice)}\s*$")).first.click()
+        """Open a drop-down, and take this of it, when it is there: some ask the server first."""
+        option = self._options.filter(has_text=re.compile(rf"^\s*{re.escape(choice)}\s*$")).first
+        seen: list[str] = []
+        for _ in range(int(PATIENCE / 5)):
+            seen = self.choices(title)
+            with suppress(Exception):
+                option.click(timeout=5000)
+                return
+            self.page.keyboard.press("Escape")
+        raise AssertionError(f"{title} offers {seen}, not {choice}")
 
     def _opener(self, title: str) -> Locator:
         opener = {"classic": "button.p-select-button__control", "v2": "fieldset button"}

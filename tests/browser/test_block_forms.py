@@ -61,6 +61,7 @@ class BlockForm:
         """From the catalogue to the form for a new block."""
         self.ui.open(f"/blocks/catalog/{slug}/create")
         self.ui.field(self.name).wait_for()
+        self.ui.page.wait_for_load_state("networkidle")
 
     def save(self) -> None:
         self.ui.press(self.create)
@@ -73,6 +74,7 @@ class BlockForm:
         self.ui.sees("Paste this snippet")
         self.ui.menu("Edit")
         self.ui.sees("Save")
+        self.ui.page.wait_for_load_state("networkidle")  # what it holds may come late
 
     def save_in_python(self, name: str) -> None:
         """A job, and credentials for it whose name begins with `of-`."""
