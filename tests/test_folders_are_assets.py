@@ -255,7 +255,7 @@ def test_a_batch_of_several_models_of_which_one_item_fails(
     def work() -> None:
         inputs: list[Any] = [*boats(3), PredictionRequest(input=BOAT, model=NUMBER)]
         with pytest.raises(BatchFailed):
-            run_predictions(credentials, TEXT, inputs, tmp_path)
+            run_predictions(credentials, TEXT, inputs, tmp_path, in_flight=1)  # the first fails
 
     event = arrived(in_a_flow(work), 3)[-1]
     assert event["event"] == SUCCEEDED  # for what is there is there

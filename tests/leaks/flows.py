@@ -211,10 +211,22 @@ async def async_gallery(
     for each in made:
         if isinstance(each, BaseException):
             tell(each)
+    # Each by itself: where one meets trouble of the machine, the others are made all the same.
+    for part in (a_cancel(credentials), a_time_out(credentials), all_inline(credentials, inline)):
+        try:
+            await part
+        except CometAPIError as error:
+            tell(error)
+
+
+async def a_cancel(credentials: CometAPICredentials) -> None:
     created = await acreate_prediction(credentials, MODEL, picture("plain async"), sample=1)
     await apoll_prediction(credentials, created)
     await acancel_prediction(credentials, created)
-    # A time-out of the user's own, in the middle of a request or of a wait.
+
+
+async def a_time_out(credentials: CometAPICredentials) -> None:
+    """One of the user's own, in the middle of a request or of a wait."""
     endless = await acreate_prediction(credentials, MODEL, picture("prediction.endless async"))
     try:
         async with asyncio.timeout(0.3):
@@ -222,17 +234,21 @@ async def async_gallery(
             await apoll_prediction(credentials, endless)
     except TimeoutError as error:
         tell(error)
-    if inline:
-        run = await inline.trigger({"prompt": "plain inline"})
-        await run.wait_for_completion()
-        await run.fetch_result()
-        try:
-            await inline.trigger({"prompt": "create-repeats-401 inline"})
-        except CometAPIError as error:
-            tell(error)
-        for cached in CACHED:
-            attempt(partial(cached, credentials, inline, f"inline {cached.name}"))
-        attempt(lambda: in_the_background.delay(inline.credentials, inline))
+
+
+async def all_inline(credentials: CometAPICredentials, inline: PredictionJob | None) -> None:
+    if inline is None:
+        return
+    run = await inline.trigger({"prompt": "plain inline"})
+    await run.wait_for_completion()
+    await run.fetch_result()
+    try:
+        await inline.trigger({"prompt": "create-repeats-401 inline"})
+    except CometAPIError as error:
+        tell(error)
+    for cached in CACHED:
+        attempt(partial(cached, credentials, inline, f"inline {cached.name}"))
+    attempt(lambda: in_the_background.delay(inline.credentials, inline))
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------
