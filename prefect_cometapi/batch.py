@@ -28,9 +28,8 @@ from prefect_cometapi.making import Making
 from prefect_cometapi.orders import Order
 from prefect_cometapi.workshop import Workshop, check_plain
 
-#: How many predictions the service is asked to cancel at once when a person stops a batch.
-CANCELS = 20
-#: Seconds for that: an interrupted run is waited for as long, and some are for what is left.
+#: Seconds for asking the service to cancel, when a person stops a batch: an interrupted run is
+#: waited for as long, and some are for what is left.
 CANCEL_SECONDS = stops.AT_STOP - 3.0
 #: Seconds that writing the manifest may take: a gigabyte, perhaps, to a storage far away.
 MANIFEST_TIMEOUT = 600.0
@@ -216,7 +215,7 @@ class Batch:
             if running:
                 self.shop.observer.trouble(batch_rules.interrupted(len(running)))
             return
-        turns = asyncio.Semaphore(CANCELS)
+        turns = asyncio.Semaphore(settlement.CANCELS)
 
         async def cancel(making: Making) -> None:
             assert making.prediction is not None  # noqa: S101 - for the type checker

@@ -303,6 +303,11 @@ class BatchResult(_Data):
         return sum(self.counts.get(status, 0) for status in statuses)
 
     @property
+    def inputs(self) -> int:
+        """How many there were, as far as is known: looked at or not."""
+        return self.total + self.unread
+
+    @property
     def failed(self) -> int:
         """How many items went wrong."""
         return sum(number for status, number in self.counts.items() if status.failure)

@@ -312,8 +312,7 @@ def ending(result: BatchResult, allowed: float | None) -> BatchFailed | None:
     if fine and not result.stopped:
         return None
     # The reason first: lists of runs show the beginning.
-    total = result.total + result.unread
-    wrong = f"{result.failed + result.unread:,} of {counted(total)} went wrong"
+    wrong = f"{result.failed + result.unread:,} of {counted(result.inputs)} went wrong"
     lines = [f"{wrong}: {result.summary} (scope {result.scope!r})."]
     if result.stopped:
         lines.insert(0, f"The batch was ended early: {result.stopped}")

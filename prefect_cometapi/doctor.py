@@ -62,7 +62,7 @@ def setting_origins() -> dict[str, str]:
         found = {key.lower() for key in source()}
         for name, field in kind.model_fields.items():
             aliases = {str(one) for one in getattr(field.validation_alias, "choices", [])}
-            if found & ({name, f"prefect_integrations_cometapi_{name}"} | aliases):
+            if found & ({name, f"{_PREFIX}{name}".lower()} | aliases):
                 origins.setdefault(name, _WHERE.get(type(source).__name__, "elsewhere"))
     return origins
 

@@ -299,10 +299,10 @@ def share_class(failed: int, total: int) -> str:
 
 def numbers_of(result: BatchResult) -> dict[str, Any]:
     """What became of a batch, in numbers, with the same names wherever they are told."""
-    count, all_inputs = result.count, result.total + result.unread
+    count = result.count
     wrong = result.failed + result.unread
     return {
-        "total": all_inputs,
+        "total": result.inputs,
         "saved": count(ItemStatus.SAVED),
         "succeeded": count(ItemStatus.SUCCEEDED),
         "failed": count(ItemStatus.FAILED),
@@ -315,7 +315,7 @@ def numbers_of(result: BatchResult) -> dict[str, Any]:
         "abandoned": count(ItemStatus.ABANDONED),
         "unread": result.unread,
         "went_wrong": wrong,
-        "failure_share": round(wrong / all_inputs, 4) if all_inputs else 0.0,
+        "failure_share": round(wrong / result.inputs, 4) if result.inputs else 0.0,
         "created": result.created,
         "found": result.found,
         "estimated_cost": result.estimated_cost,

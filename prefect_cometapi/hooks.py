@@ -25,8 +25,6 @@ from prefect_cometapi.run_log import Log
 from prefect_cometapi.settings import load_settings
 from prefect_cometapi.stops import at_rest, ctrl_c_was_pressed
 
-#: How many predictions the service is asked to cancel at once.
-CANCELS = 20
 #: What Prefect says of a run that Ctrl-C has ended.
 _CTRL_C = "aborted by an interrupt signal"
 
@@ -114,7 +112,7 @@ async def _cancel_those(ledger: EveryLedger, scope: str, log: Log, observer: Obs
     with suppress(LedgerError):  # then each says so itself
         await ledger.hold(running)
     problems: dict[str, list[str]] = defaultdict(list)
-    clients, turns = _Clients(), asyncio.Semaphore(CANCELS)
+    clients, turns = _Clients(), asyncio.Semaphore(settlement.CANCELS)
 
     async def cancel(key: str, record: Record) -> None:
         try:

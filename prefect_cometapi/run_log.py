@@ -145,7 +145,7 @@ class BatchLog(BatchObserver):
             self._log.info(
                 "A dry run: %s, of %s; to create: %s predictions (%s). Nothing was sent.",
                 result.summary,
-                counted(result.total + result.unread),
+                counted(result.inputs),
                 f"{result.created:,}",
                 price,
             )
@@ -153,7 +153,7 @@ class BatchLog(BatchObserver):
         self._log.info(
             "%s, of %s in %.1f s; %s created now, %s paid for before. Manifest: %s",
             result.summary,
-            counted(result.total + result.unread),
+            counted(result.inputs),
             result.seconds,
             f"{result.created:,}",
             f"{result.found:,}",

@@ -17,6 +17,8 @@ from prefect_cometapi.observer import Observer
 from prefect_cometapi.records import RecordStore
 from prefect_cometapi.stores import Store
 
+#: How many predictions the service is asked to cancel at once.
+CANCELS = 20
 #: Seconds that writing down a cancel may take: a stopped process has half a minute in all.
 SETTLE_TIMEOUT = 5.0
 

@@ -23,7 +23,7 @@ NAMED, IN_DOUBT_NAMED = 5, 50
 
 def headline(result: BatchResult, *, interrupted: bool = False) -> str:
     """What became of it in a line, which the lists of Prefect's UI show."""
-    what = f"{result.summary}, of {counted(result.total + result.unread)}"
+    what = f"{result.summary}, of {counted(result.inputs)}"
     if result.dry_run:
         return f"A dry run: {what}; nothing was sent"
     early = "Interrupted: " if interrupted else "Ended early: " if result.stopped else ""

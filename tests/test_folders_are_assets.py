@@ -4,7 +4,7 @@ and to the tables that it is made from, with metadata; and the work does not dep
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from prefect_cometapi import (
 )
 from prefect_cometapi.simulator import Simulator
 from tests.batches import NUMBER, TEXT, boats
-from tests.processes import wait_until
 from tests.servers import BOAT, MODEL, configure
 from tests.storages import FolderOfObjects
 from tests.told import events_of, in_a_flow, mark, read_events, related
@@ -68,14 +67,7 @@ def of(flow_run_id: object, count: int) -> list[tuple[str, str]]:
 
 def arrived(flow_run_id: object, count: int) -> list[dict[str, Any]]:
     """The events of a flow run about assets, of which there are so many."""
-    events: list[dict[str, Any]] = []
-
-    def all_there() -> bool:  # one or the other may come after the run's mark
-        events[:] = events_of(flow_run_id, "prefect.asset.")
-        return len(events) >= count
-
-    with suppress(AssertionError):
-        wait_until(all_there, f"{count} events", 10)
+    events = events_of(flow_run_id, "prefect.asset.")
     assert len(events) == count, [event["event"] for event in events]
     return events
 
